@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 PRECISIONS = ("float32", "bfloat16")
@@ -49,9 +50,10 @@ def optimized(
 ) -> nn.Module:
     """Return a copy of a base classifier for inference only.
 
-    Batch normalisations are folded into the convolutions that feed them, weights
-    are laid out channels-last, gradients are off, and a CPU takes a batch in slices
-    that fit its cache (`SLICE`).
+    Batch normalisations are folded into the convolutions that feed them, weights that
+    are computed from others (orthogonal ones, say) are computed once, all are laid out
+    channels-last, gradients are off, and a CPU takes a batch in slices that fit its
+    cache (`SLICE`).
 
     Parameters
     ----------
@@ -82,7 +84,9 @@ def optimized(
     its ``nn.Sequential`` parts.
     """
     check_precision(precision, _device_of(model))
-    network = copy.deepcopy(model).eval().requires_grad_(False)
+    network = copy.deepcopy(model).eval()
+    _fix_parametrizations(network)
+    network.requires_grad_(False)
     for convolution, norm in _foldable(network):
         parts = (network.get_submodule(name) for name in (convolution, norm))
         network.set_submodule(convolution, fuse_conv_bn_eval(*parts))
@@ -91,6 +95,17 @@ def optimized(
     if compiled:
         network = torch.compile(network)
     return Inference(network, getattr(torch, precision)).eval()
+
+
+def _fix_parametrizations(network: nn.Module) -> None:
+    # Not by remove_parametrizations: it edits the class, which a deep copy shares.
+    for part in list(network.modules()):
+        if parametrize.is_parametrized(part):
+            weights = {name: getattr(part, name) for name in part.parametrizations}
+            part.__class__ = parametrize.type_before_parametrizations(part)
+            del part.parametrizations
+            for name, weight in weights.items():
+                part.register_parameter(name, nn.Parameter(weight.detach()))
 
 
 def check_precision(precision: str, device: torch.device) -> None:

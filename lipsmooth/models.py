@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lipsmooth import __version__
+from lipsmooth.lipnets import lipschitz_network
 from lipsmooth.resnet import ResNet
 
 FORMAT = "lipsmooth-checkpoint"
@@ -75,6 +76,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "cnn": small_cnn,
     "resnet20": partial(residual, depth=20),
     "resnet110": partial(residual, depth=110),
+    "lipschitz": lipschitz_network,
 }
 """Functions ``(shape, num_classes) -> nn.Module`` by name; add your own."""
 

@@ -40,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("checkpoint", help="file to write; resumed if it exists")
     _data_options(train, dataset="digits")
-    train.add_argument("--arch", default="cnn", help="cnn, resnet20 or resnet110 (cnn)")
+    known = "cnn, resnet20, resnet110 or lipschitz (cnn)"
+    train.add_argument("--arch", default="cnn", help=known)
     train.add_argument("--sigma", type=float, required=True, help="noise, 0 for none")
     train.add_argument("--epochs", type=int, default=60, help="(60)")
     train.add_argument("--learning-rate", type=float, default=3e-3, help="(0.003)")

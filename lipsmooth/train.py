@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from lipsmooth import data, models, resnet
+from lipsmooth import data, lipnets, models, resnet
 from lipsmooth.data import Images, Pathlike, cache_folder, load_dataset
 from lipsmooth.models import build_model, read_checkpoint, save_checkpoint
 
@@ -239,7 +239,7 @@ def trained_classifier(
 
 
 def _code_digest() -> str:
-    sources = (data.__file__, models.__file__, resnet.__file__, __file__)
+    sources = (*(part.__file__ for part in (data, models, lipnets, resnet)), __file__)
     return hashlib.sha256(b"".join(Path(f).read_bytes() for f in sources)).hexdigest()
 
 
