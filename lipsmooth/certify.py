@@ -133,8 +133,8 @@ def certify_counts(
     Cohen, Rosenfeld and Kolter (2019), Algorithm 1. Delattre et al. (2025),
     Section 4, for the multi-class bounds and the misuse.
     """
-    selection = _check_counts("counts_selection", counts_selection)
-    estimation = _check_counts("counts_estimation", counts_estimation)
+    selection, top = _check_counts("counts_selection", counts_selection)
+    estimation, _ = _check_counts("counts_estimation", counts_estimation)
     if selection.shape != estimation.shape:
         raise ValueError(
             f"counts_selection has shape {selection.shape}, "
@@ -148,7 +148,6 @@ def certify_counts(
         raise ValueError(f"sigma has shape {noise.shape} for {len(estimation)} images")
     bound = _find_strategy(strategy, allow_unsound)
 
-    top = np.argmax(selection, axis=1)
     coins = None
     if randomize_seed is not None:
         drawn = np.random.default_rng(randomize_seed).random((2, len(estimation)))
@@ -200,9 +199,8 @@ def predict_counts(counts: ArrayLike, *, alpha: float) -> NDArray[np.int64]:
     ----------
     Cohen, Rosenfeld and Kolter (2019), Algorithm 1 (Predict), Proposition 1.
     """
-    votes = _check_counts("counts", counts)
+    votes, top = _check_counts("counts", counts)
     check_alpha(alpha)
-    top = np.argmax(votes, axis=1)
     winner, second = votes_of(votes, top), strongest_rival(votes, top)
     # P(X >= winner) for X ~ Binomial(winner + second, 1/2), doubled by symmetry.
     p_value = np.minimum(1, 2 * betainc(winner, second + 1, 0.5))
@@ -223,7 +221,8 @@ def _find_strategy(strategy: str, allow_unsound: bool) -> Callable:
     return UNSOUND[strategy]
 
 
-def _check_counts(name: str, counts: ArrayLike) -> Counts:
+def _check_counts(name: str, counts: ArrayLike) -> tuple[Counts, Counts]:
+    """Return the counts and each image's class with most votes, the first on ties."""
     raw = np.asarray(counts)
     if raw.ndim != 2 or raw.shape[1] < 2:
         raise ValueError(
@@ -236,9 +235,13 @@ def _check_counts(name: str, counts: ArrayLike) -> Counts:
     if not whole:
         raise ValueError(f"{name} must be whole numbers, got {raw.dtype} values")
     votes = raw.astype(np.int64, copy=False)
-    if np.any(votes < 0):
+    # Unsigned, a negative count exceeds all others: one pass over the memory finds
+    # the top class, negative counts and images without votes.
+    top = np.argmax(votes.view(np.uint64), axis=1)
+    most = votes_of(votes, top)
+    if np.any(most < 0):
         raise ValueError(f"{name} must not be negative, got {votes.min()}")
-    empty = np.flatnonzero(votes.sum(axis=1) < 1)
+    empty = np.flatnonzero(most < 1)
     if len(empty):
         raise ValueError(f"{name} has no votes for image {empty[0]}")
-    return votes
+    return votes, top

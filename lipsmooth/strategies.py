@@ -60,10 +60,8 @@ def cpm(
     in it.
     """
     classes = selection.shape[1]
-    order = np.argsort(-selection, axis=1, kind="stable")
-    # Classes without a selection vote are in the rest, unless there are only two.
-    order = order[:, : max(2, np.count_nonzero(selection, axis=1).max())]
-    first_rest = _first_rest(np.take_along_axis(selection, order, axis=1))
+    order, votes = _with_votes(selection, top)
+    first_rest = _first_rest(votes)
     ranked = np.take_along_axis(estimation, order, axis=1)
     alone = np.where(np.arange(ranked.shape[1]) < first_rest[:, np.newaxis], ranked, 0)
     rest = estimation.sum(axis=1) - alone.sum(axis=1)
@@ -80,6 +78,26 @@ def bucket_sizes(selection: Counts) -> Counts:
     the leading classes; the others, if any, share one more bucket.
     """
     return _first_rest(np.sort(selection, axis=1)[:, ::-1])
+
+
+def _with_votes(selection: Counts, top: Counts) -> tuple[Counts, Counts]:
+    """Rank the classes that have selection votes, by votes and then by number.
+
+    Returns classes and their votes, of shape (images, most classes with votes in
+    an image, at least 2). Where an image has fewer, votes are 0 and the class is 0
+    or, if that is the top class, 1: with a single class voted for, the runner-up.
+    """
+    flat = np.flatnonzero(selection != 0)
+    image, named = np.divmod(flat, selection.shape[1])
+    size = np.bincount(image, minlength=len(selection))
+    place = np.arange(len(flat)) - (np.cumsum(size) - size)[image]
+    wide = max(2, size.max())
+    classes = np.repeat((top == 0).astype(np.int64)[:, np.newaxis], wide, axis=1)
+    votes = np.zeros_like(classes)
+    classes[image, place], votes[image, place] = named, selection[image, named]
+    order = np.argsort(-votes, axis=1, kind="stable")
+    ranked = (np.take_along_axis(part, order, axis=1) for part in (classes, votes))
+    return tuple(ranked)
 
 
 def _first_rest(ranked: Counts) -> Counts:
