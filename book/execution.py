@@ -34,8 +34,8 @@ LONGEST = ("03_monte_carlo",)
 AFTER_VOTES = {
     "__main__", "certify", "claims", "cli", "coverage", "decisions",
     "evaluate", "intervals", "lattice", "options", "plots", "published", "radii",
-    "pursuit", "randomized", "sequential", "shards", "strategies", "tables",
-    "timing",
+    "perinput", "pursuit", "ramp", "randomized", "scorebounds", "scores",
+    "sequential", "shards", "strategies", "tables", "timing", "twoclass",
 }  # fmt: skip
 RECORDED = ("numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "torch")
 
