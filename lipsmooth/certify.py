@@ -57,6 +57,7 @@ def certify_counts(
     alpha: float,
     strategy: str = "max-upper",
     randomize_seed: int | None = None,
+    index: ArrayLike | None = None,
     allow_unsound: bool = False,
 ) -> Certificates:
     """Certify a batch of images from their vote counts.
@@ -92,8 +93,8 @@ def certify_counts(
             whichever the selection votes promise the larger radius.
         ``"anytime"``
             as ``"mono"``, with `lipsmooth.sequential.lower_sequence`: holds however
-            the number of votes came about. Has no use for coins. All others need
-            a number of votes that was fixed before any vote was seen.
+            the number of votes came about. All others need a number of votes that
+            was fixed before any vote was seen.
         ``"fixed-runner-up"``
             the misuse: ``alpha / 2`` on the class that came second in the
             selection. **Unsound**; its coverage can fall to 0.
@@ -101,7 +102,11 @@ def certify_counts(
         Use randomised Clopper–Pearson bounds (`lipsmooth.randomized`) with coins
         from this seed, which must be fixed before the votes are seen and reported
         with the result. Coins below ``10 * alpha`` are raised to it, which is valid
-        and keeps a lucky coin from certifying an infinite radius.
+        and keeps a lucky coin from certifying an infinite radius. Not for
+        ``"anytime"``.
+    index : array_like of int, shape (images,), optional
+        Numbers of the images, at least 0, each with coins of its own whatever the
+        other images are; by default their positions.
     allow_unsound : bool
         Must be true to run an unsound strategy, for study.
 
@@ -114,8 +119,8 @@ def certify_counts(
     ------
     ValueError
         If counts are not whole numbers of matching shape, an image has no votes,
-        there are fewer than two classes, or ``sigma``, ``alpha`` or ``strategy``
-        is invalid.
+        there are fewer than two classes, or ``sigma``, ``alpha``, ``strategy``,
+        ``randomize_seed`` or ``index`` is invalid.
 
     Notes
     -----
@@ -150,7 +155,10 @@ def certify_counts(
 
     coins = None
     if randomize_seed is not None:
-        drawn = np.random.default_rng(randomize_seed).random((2, len(estimation)))
+        if strategy == "anytime":
+            raise ValueError("strategy 'anytime' takes no coins: drop randomize_seed")
+        numbers = np.arange(len(estimation)) if index is None else np.asarray(index)
+        drawn = _toss(randomize_seed, numbers, len(estimation))
         coins = np.maximum(drawn, min(1.0, _LEAST_COIN * alpha))
     p_a_lower, p_b_upper = bound(selection, top, estimation, float(alpha), coins)
     # Φ⁻¹ loses digits near 1, so 1 - p_a_lower goes through the mono formula.
@@ -205,6 +213,21 @@ def predict_counts(counts: ArrayLike, *, alpha: float) -> NDArray[np.int64]:
     # P(X >= winner) for X ~ Binomial(winner + second, 1/2), doubled by symmetry.
     p_value = np.minimum(1, 2 * betainc(winner, second + 1, 0.5))
     return np.where((p_value <= alpha) & (winner > second), top, ABSTAIN)
+
+
+def _toss(seed: int, index: NDArray, images: int) -> Array:
+    """Return two uniform numbers per image, in an array of shape (2, images)."""
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**63:
+        what = "randomize_seed must be a whole number, at least 0 and below 2**63"
+        raise ValueError(f"{what}; got {seed!r}")
+    if index.shape != (images,) or index.dtype.kind not in "iu":
+        what = f"{index.dtype} of shape {index.shape} for {images} images"
+        raise ValueError(f"index must be one whole number per image, got {what}")
+    if np.any(index < 0):
+        raise ValueError(f"index must be at least 0, got {index.min()}")
+    stream = np.random.Generator(np.random.PCG64(seed))
+    return stream.random((index.max(initial=-1) + 1, 2))[index].T
 
 
 def _find_strategy(strategy: str, allow_unsound: bool) -> Callable:

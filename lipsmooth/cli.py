@@ -58,6 +58,7 @@ def _train(options: argparse.Namespace) -> None:
 
     from lipsmooth.data import load_dataset
     from lipsmooth.models import build_model
+    from lipsmooth.recipe import OPTIONS
     from lipsmooth.train import train_classifier
 
     _check_device(options.device)
@@ -66,11 +67,14 @@ def _train(options: argparse.Namespace) -> None:
     model = build_model(
         options.arch, shape=dataset.shape, num_classes=len(dataset.classes)
     )
+    given = {name: getattr(options, name) for name in OPTIONS}
+    chosen = {name: value for name, value in given.items() if value is not None}
     history = train_classifier(
         model, dataset, sigma=options.sigma, epochs=options.epochs,
         batch_size=options.batch_size, learning_rate=options.learning_rate,
         seed=options.seed, device=options.device, checkpoint=options.checkpoint,
-        progress=not options.quiet,
+        progress=not options.quiet, loss=options.loss, precision=options.precision,
+        channels_last=options.channels_last, **chosen,
     )  # fmt: skip
     right = f"{100 * history[-1]['accuracy']:.1f} % of noisy training images right"
     print(f"{options.checkpoint}: {len(history)} epochs, {right}")
@@ -137,7 +141,7 @@ def _certify(options: argparse.Namespace) -> None:
     from lipsmooth.tables import certificate_table
 
     log = read_shards(*options.log)
-    frame = certificate_table(log, alpha=options.alpha, strategy=options.strategy)
+    frame = certificate_table(log, **_rule(options))
     _write_csv(frame, options)
     _report(frame)
 
@@ -168,12 +172,15 @@ def _analyze(options: argparse.Namespace) -> None:
             name, file = Path(argument).stem, argument
         if name in frames:
             raise ValueError(f"two files are called {name!r}; write NAME=FILE")
-        frames[name] = read_certificates(
-            file, alpha=options.alpha, strategy=options.strategy
-        )
+        frames[name] = read_certificates(file, **_rule(options))
     print(format_table(summary(frames, options.radii), options.format))
     if options.plot:
         _plot(frames, options.plot)
+
+
+def _rule(options: argparse.Namespace) -> dict:
+    names = "alpha", "strategy", "randomize_seed"
+    return {name: getattr(options, name) for name in names}
 
 
 def _plot(frames: "dict[str, pd.DataFrame]", path: str) -> None:

@@ -19,7 +19,11 @@ def default_strategy(log: VoteLog) -> str:
 
 
 def certify_log(
-    log: VoteLog, *, alpha: float, strategy: str | None = None
+    log: VoteLog,
+    *,
+    alpha: float,
+    strategy: str | None = None,
+    randomize_seed: int | None = None,
 ) -> Certificates:
     """Certify the images of a vote log.
 
@@ -35,6 +39,10 @@ def certify_log(
         reached, else `ABSTAIN`. Of the others only ``"anytime"`` suits such a log: a
         radius for each image at any level, decided or not. By default that of
         `default_strategy`.
+    randomize_seed : int, optional
+        For randomised bounds, see `lipsmooth.certify.certify_counts`. The coins of
+        an image follow from this seed and its index in the log. Not for
+        ``"sequential"`` and ``"anytime"``.
 
     Returns
     -------
@@ -50,12 +58,14 @@ def certify_log(
     Notes
     -----
     Guarantee: for each image, with probability at least ``1 - alpha`` over the
-    estimation samples, either the prediction is `ABSTAIN` or the smoothed classifier
-    returns the prediction everywhere in the open L2 ball of the radius; also where
-    the votes themselves ended the sampling.
+    estimation samples (and the coins), either the prediction is `ABSTAIN` or the
+    smoothed classifier returns the prediction everywhere in the open L2 ball of the
+    radius; also where the votes themselves ended the sampling.
     """
     strategy = strategy or default_strategy(log)
     if strategy == "sequential":
+        if randomize_seed is not None:
+            raise ValueError("strategy 'sequential' takes no coins: drop the seed")
         return _certify_decisions(log, alpha)
     if log.decision is not None and strategy != "anytime":
         raise ValueError(
@@ -66,6 +76,7 @@ def certify_log(
     return certify_counts(
         log.counts_selection, log.counts_estimation,
         sigma=log.config["sigma"], alpha=alpha, strategy=strategy,
+        randomize_seed=randomize_seed, index=log.index,
     )  # fmt: skip
 
 

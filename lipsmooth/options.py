@@ -14,6 +14,15 @@ Two workers, each with a shard of the log; the other commands read them together
   torchrun --nproc-per-node 2 -m lipsmooth sample digits.pt votes.jsonl -n 10000
 """
 _LOG = "vote log; of one in shards, its name as given to sample, or all shards"
+LOSS_OPTIONS = (
+    ("copies", int, "noisy copies of an image per step (1, macer 16, others 2)"),
+    ("weight", float, "of what is added to cross-entropy (consistency 10, macer 12)"),
+    ("entropy", float, "consistency: weight of the mean score's entropy (0.5)"),
+    ("inverse-temperature", float, "macer: factor on the logits in the hinge (16)"),
+    ("margin", float, "macer: where the hinge ends (8)"),
+    ("radius", float, "smoothadv: L2 distance of the attack (0.5)"),
+    ("steps", int, "smoothadv: steps of the attack (2)"),
+)
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
@@ -36,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
     train = command(
         "train", "train a base classifier under Gaussian noise",
-        "digits.pt --dataset digits --sigma 0.25",
+        "digits.pt --dataset digits --sigma 0.25 --loss consistency --copies 4",
     )  # fmt: skip
     train.add_argument("checkpoint", help="file to write; resumed if it exists")
     _data_options(train, dataset="digits")
@@ -45,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--sigma", type=float, required=True, help="noise, 0 for none")
     train.add_argument("--epochs", type=int, default=60, help="(60)")
     train.add_argument("--learning-rate", type=float, default=3e-3, help="(0.003)")
+    _loss_options(train)
     _run_options(train, batch_size=128)
 
     sample = command(
@@ -110,6 +120,22 @@ def parser() -> argparse.ArgumentParser:
     return program
 
 
+def _loss_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--loss", default="gaussian",
+        help="gaussian, consistency, macer or smoothadv (gaussian)",
+    )  # fmt: skip
+    group = parser.add_argument_group(
+        "options of the losses", "Those not given have the loss's own default."
+    )
+    for name, kind, text in LOSS_OPTIONS:
+        group.add_argument(f"--{name}", type=kind, help=text)
+    parser.add_argument("--precision", default="float32", help="or bfloat16 (float32)")
+    parser.add_argument(
+        "--channels-last", action="store_true", help="memory layout, faster on GPUs"
+    )
+
+
 def _data_options(parser: argparse.ArgumentParser, dataset: str | None) -> None:
     parser.add_argument(
         "--dataset", default=dataset,
@@ -137,4 +163,9 @@ def _level_options(parser: argparse.ArgumentParser, *, strategy: bool) -> None:
             help="mono, bonferroni, cpm, max-upper, planned, anytime, or, for votes "
             "sampled with a target radius, sequential or anytime "
             "(max-upper or sequential)",
+        )  # fmt: skip
+        parser.add_argument(
+            "--randomize-seed", type=int, metavar="SEED",
+            help="toss coins from this seed, fixed before the votes are seen, for "
+            "exact bounds in place of conservative ones",
         )  # fmt: skip

@@ -17,7 +17,11 @@ _NEEDED = ["label", "predict", "radius"]
 
 
 def certificate_table(
-    log: VoteLog, *, alpha: float, strategy: str | None = None
+    log: VoteLog,
+    *,
+    alpha: float,
+    strategy: str | None = None,
+    randomize_seed: int | None = None,
 ) -> pd.DataFrame:
     """Certify every image of a vote log.
 
@@ -25,7 +29,7 @@ def certificate_table(
     ----------
     log : VoteLog
         See `lipsmooth.logs.read_log`.
-    alpha, strategy
+    alpha, strategy, randomize_seed
         See `lipsmooth.decisions.certify_log`.
 
     Returns
@@ -33,7 +37,8 @@ def certificate_table(
     DataFrame
         One row per image: ``idx``, ``label``, ``predict``, ``radius`` (unrounded),
         ``correct`` (0 or 1), ``p_a_lower``, ``p_b_upper``, ``sigma``, ``n`` (its
-        estimation votes), ``alpha``, ``strategy``.
+        estimation votes), ``alpha``, ``strategy`` and, where coins were tossed,
+        ``randomize_seed``: all that a certificate depends on beside the votes.
 
     Raises
     ------
@@ -44,8 +49,10 @@ def certificate_table(
     -----
     Guarantee: that of `lipsmooth.decisions.certify_log`, image by image.
     """
-    found = certify_log(log, alpha=alpha, strategy=strategy)
-    return pd.DataFrame(
+    found = certify_log(
+        log, alpha=alpha, strategy=strategy, randomize_seed=randomize_seed
+    )
+    table = pd.DataFrame(
         {
             "idx": log.index,
             "label": log.label,
@@ -60,10 +67,17 @@ def certificate_table(
             "strategy": strategy or default_strategy(log),
         }
     )
+    if randomize_seed is not None:
+        table["randomize_seed"] = randomize_seed
+    return table
 
 
 def read_certificates(
-    path: Pathlike, *, alpha: float = 0.001, strategy: str | None = None
+    path: Pathlike,
+    *,
+    alpha: float = 0.001,
+    strategy: str | None = None,
+    randomize_seed: int | None = None,
 ) -> pd.DataFrame:
     """Read certificates, or certify the votes if the file is a vote log.
 
@@ -74,7 +88,7 @@ def read_certificates(
         ``label``, ``predict`` and ``radius``; or a vote log, in one file or in shards
         (see `lipsmooth.shards.read_shards`); or a published table or
         folder of votes, recognised and read by `lipsmooth.published`.
-    alpha, strategy
+    alpha, strategy, randomize_seed
         For votes; see `certificate_table`.
 
     Returns
@@ -89,15 +103,15 @@ def read_certificates(
     FileNotFoundError
         If there is no such file.
     """
+    rule = {"alpha": alpha, "strategy": strategy, "randomize_seed": randomize_seed}
     if Path(path).is_dir():
-        log = read_published_votes(path)
-        return certificate_table(log, alpha=alpha, strategy=strategy)
+        return certificate_table(read_published_votes(path), **rule)
     first = b"{"  # of shards, or of nothing
     if Path(path).exists():
         with open(path, "rb") as file:
             first = file.readline()
     if first.startswith(b"{"):
-        return certificate_table(read_shards(path), alpha=alpha, strategy=strategy)
+        return certificate_table(read_shards(path), **rule)
     frame = read_published(path) if is_published(first) else _read_table(path, first)
     for name in _NEEDED:
         if name not in frame:

@@ -196,6 +196,21 @@ GOOD = {"sigma": 0.5, "alpha": 0.01}
         ),
         (([[1, 2]], [[1, 2]], dict(GOOD, strategy="cohen")), "strategy must be one of"),
         (([[1, 2]], [[1, 2]], dict(GOOD, strategy="fixed-runner-up")), "is unsound"),
+        (([[1, 2]], [[1, 2]], dict(GOOD, randomize_seed=-1)), "at least 0 .*; got -1"),
+        (([[1, 2]], [[1, 2]], dict(GOOD, randomize_seed=2**63)), "below 2"),
+        (([[1, 2]], [[1, 2]], dict(GOOD, randomize_seed=0.5)), "whole number.*got 0.5"),
+        (
+            ([[1, 2]], [[1, 2]], dict(GOOD, randomize_seed=1, strategy="anytime")),
+            "takes no coins",
+        ),
+        (
+            ([[1, 2]], [[1, 2]], dict(GOOD, randomize_seed=1, index=[1, 2])),
+            r"one whole number per image.*\(2,\) for 1 images",
+        ),
+        (
+            ([[1, 2]], [[1, 2]], dict(GOOD, randomize_seed=1, index=[-3])),
+            "index must be at least 0, got -3",
+        ),
     ],
 )
 def test_bad_input_names_the_value(arguments, message):

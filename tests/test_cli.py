@@ -83,6 +83,30 @@ def test_certify(log, tmp_path, strategy):
     assert set(frame["alpha"]) == {0.01}
 
 
+def test_coins_are_reported_with_their_seed(log, tmp_path, capsys):
+    out, plain = tmp_path / "c.csv", tmp_path / "p.csv"
+    assert main(["certify", log, "--out", str(plain)]) == 0
+    assert main(["certify", log, "--out", str(out), "--randomize-seed", "3"]) == 0
+    frame, votes = pd.read_csv(out), read_log(log)
+    expected = certify_counts(
+        votes.counts_selection, votes.counts_estimation, sigma=0.5, alpha=0.001,
+        randomize_seed=3, index=votes.index,
+    )  # fmt: skip
+    np.testing.assert_array_equal(frame["radius"], expected.radius)
+    assert set(frame["randomize_seed"]) == {3}
+    assert "randomize_seed" not in pd.read_csv(plain)
+    capsys.readouterr()
+    assert main(["analyze", f"a={out}", f"b={plain}", "--radii", "0"]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    tossed = ["analyze", f"a={log}", "--radii", "0", "--randomize-seed", "3"]
+    assert main(tossed) == 0
+    assert capsys.readouterr().out.splitlines()[2] == rows[0]
+    assert rows[0].removeprefix("| a") != rows[1].removeprefix("| b")
+    wrong = "--randomize-seed", 3, "--strategy", "anytime"
+    assert "takes no coins" in fails(capsys, "certify", log, *wrong)
+    assert "got -1" in fails(capsys, "certify", log, "--randomize-seed", -1)
+
+
 def test_predict(log, capsys):
     assert main(["predict", log, "--alpha", "0.01"]) == 0
     out, err = capsys.readouterr()

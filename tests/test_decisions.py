@@ -91,6 +91,12 @@ def test_fixed_n_strategies_are_refused(log, strategy):
         certify_log(log, alpha=0.01, strategy=strategy)
 
 
+@pytest.mark.parametrize("strategy", [None, "sequential", *STOPPED_TOO])
+def test_coins_are_refused_where_no_bound_takes_them(log, strategy):
+    with pytest.raises(ValueError, match="takes no coins"):
+        certify_log(log, alpha=0.01, strategy=strategy, randomize_seed=3)
+
+
 def test_prediction_is_refused(log):
     with pytest.raises(ValueError, match="fixed beforehand, but this log stopped"):
         predict_log(log, alpha=0.01)

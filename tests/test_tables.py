@@ -35,8 +35,35 @@ def test_the_table_is_that_of_certify_counts(log):
     ]  # fmt: skip
 
 
-def test_a_csv_keeps_every_digit(log, tmp_path):
-    table = certificate_table(read_log(log), alpha=0.001)
+def test_coins_belong_to_images_and_their_seed_to_the_table(log, tmp_path):
+    votes = read_log(log)
+    plain = certificate_table(votes, alpha=0.01)
+    assert "randomize_seed" not in plain
+    one, two, other = (
+        certificate_table(votes, alpha=0.01, randomize_seed=seed) for seed in (0, 0, 5)
+    )
+    assert one.equals(two)
+    assert set(one["randomize_seed"]) == {0}
+    assert np.all(one["radius"] >= plain["radius"])
+    assert np.any(one["radius"] > plain["radius"])
+    assert np.any(one["radius"] != other["radius"])
+    part = certificate_table(votes.select([7, 4]), alpha=0.01, randomize_seed=5)
+    kept = other.set_index("idx").loc[[7, 4]].reset_index()
+    pd.testing.assert_frame_equal(part[kept.columns], kept, check_exact=True)
+    pd.testing.assert_frame_equal(
+        read_certificates(log, alpha=0.01, randomize_seed=5), other
+    )
+    by_hand = certify_counts(
+        votes.counts_selection, votes.counts_estimation, sigma=0.5, alpha=0.01,
+        randomize_seed=5,
+    )  # fmt: skip
+    assert by_hand.radius[0] == other["radius"][0], "image 0 is at position 0"
+    assert by_hand.radius[1] != other["radius"][1], "image 4 is not at position 4"
+
+
+@pytest.mark.parametrize("seed", [None, 2**62 + 1])
+def test_a_csv_keeps_every_digit(log, tmp_path, seed):
+    table = certificate_table(read_log(log), alpha=0.001, randomize_seed=seed)
     table.to_csv(tmp_path / "c.csv", index=False)
     again = read_certificates(tmp_path / "c.csv")
     pd.testing.assert_frame_equal(again, table, check_exact=True)
