@@ -1,14 +1,16 @@
 """Exact coverage: how often a bound or a certificate is right, by enumeration.
 
 Nothing here is estimated. For a binomial all ``n + 1`` outcomes are summed; for
-a multinomial all count vectors, of which there are ``C(n + c - 1, c - 1)``.
+a multinomial all count vectors, of which there are ``C(n + c - 1, c - 1)``; coins,
+which are continuous, are bracketed.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln, xlogy
+from scipy.special import gammaln, ndtri, xlogy
 from scipy.stats import binom
 
 from lipsmooth.radii import radius_multi
@@ -138,6 +140,97 @@ def failure_probability(
         wrong = (rule > 0) & (rule > truth)
         result[start : start + block] = (multinomial_pmf(votes, part) * wrong).sum(1)
     return result if np.ndim(p) == 2 else result[0]
+
+
+def bounds_over_coins(
+    rule: Callable,
+    selection: ArrayLike,
+    counts: ArrayLike,
+    coins: ArrayLike,
+    *,
+    alpha: float,
+) -> tuple[Array, Array]:
+    """Bounds of a strategy for each outcome and each value of its two coins.
+
+    Parameters
+    ----------
+    rule : callable
+        From `lipsmooth.strategies.SOUND`.
+    selection : array_like of int, shape (classes,)
+        The selection votes, the same for all outcomes.
+    counts : array_like of int, shape (outcomes, classes)
+        All outcomes of the estimation votes, from `all_counts`.
+    coins : array_like, shape (coins,)
+        Values of either coin in [0, 1].
+    alpha : float
+        Total level.
+
+    Returns
+    -------
+    p_a_lower, p_b_upper : ndarray, shape (outcomes, coins)
+        Each at the least lucky value, 1, of the other bound's coin. As no rule's
+        ``p_b_upper`` uses the first coin but in the complement of ``p_a_lower``,
+        `failure_with_coins` has all it needs.
+    """
+    votes, values = np.asarray(counts), np.asarray(coins, dtype=float)
+    estimation = np.repeat(votes, len(values), axis=0)
+    chosen = np.tile(selection, (len(estimation), 1))
+    tossed = np.tile(values, len(votes))
+    sides = []
+    for side in (0, 1):
+        both = np.ones((2, len(tossed)))
+        both[side] = tossed
+        found = rule(chosen, np.argmax(chosen, axis=1), estimation, alpha, both)[side]
+        sides.append(found.reshape(len(votes), len(values)))
+    return tuple(sides)
+
+
+def failure_with_coins(
+    p_a_lower: ArrayLike, p_b_upper: ArrayLike, counts: ArrayLike, p: ArrayLike
+) -> Array:
+    """Probability that a certificate from randomised bounds is wrong.
+
+    Parameters
+    ----------
+    p_a_lower, p_b_upper : array_like, shape (outcomes, coins)
+        Bounds for class 0 and its rivals at each outcome, for equally likely values
+        of two independent coins, in increasing order: the first may not increase,
+        the second not decrease. The rule certifies the radius of
+        `lipsmooth.radii.radius_multi` at a pair, with ``1 - p_a_lower`` for the
+        second if that is smaller.
+    counts : array_like, shape (outcomes, classes)
+        All outcomes, from `all_counts`.
+    p : array_like, shape (points, classes)
+        True class probabilities; the certified class is class 0.
+
+    Returns
+    -------
+    ndarray, shape (points,)
+        A continuous coin is bracketed: with the smallest coin of each of equal
+        strata this is at least its failure probability, with the largest at most.
+
+    Raises
+    ------
+    ValueError
+        If the bounds are not ordered like that.
+    """
+    lower, upper = np.asarray(p_a_lower), np.asarray(p_b_upper)
+    if np.any(np.diff(lower) > 0) or np.any(np.diff(upper) < 0):
+        raise ValueError(
+            "p_a_lower may not increase in its coin, nor p_b_upper decrease"
+        )
+    votes, points = np.asarray(counts), np.asarray(p, dtype=float)
+    truth = np.maximum(true_radius(points, sigma=1.0), 0)[:, np.newaxis]
+    finite = np.isfinite(truth)  # no radius exceeds one that is not
+    truth = np.where(finite, truth, 0)
+    result = np.zeros(len(points))
+    for own, rival, pmf in zip(
+        ndtri(lower), ndtri(upper), multinomial_pmf(votes, points).T, strict=True
+    ):
+        # Wrong where rival < own - 2 R: for a leading part of the rival's coins.
+        share = np.searchsorted(rival, own - 2 * truth) / len(rival)
+        result += pmf * np.where(own > truth, 1.0, share).mean(axis=1)
+    return result * finite[:, 0]
 
 
 def true_radius(p: ArrayLike, *, sigma: float) -> Array:

@@ -113,10 +113,20 @@ def planned(
     """Spend as promises the largest radius, judged by the selection counts.
 
     Candidates are `mono` and the split of ``alpha`` between the selected class and
-    the largest rival bound in the proportions `SPLITS`. The plan sees the selection
-    counts and the *number* of estimation samples, never their votes.
+    the largest rival bound, or ``1 - p_a_lower`` where that is smaller, in the
+    proportions `SPLITS`. The plan sees the selection counts and the *number* of
+    estimation samples, never their votes.
     """
-    n = estimation.sum(axis=1)
+    alone, share = _plan(selection, top, estimation.sum(axis=1), alpha)
+    p_a_mono, p_b_mono = mono(selection, top, estimation, alpha, u)
+    rival = strongest_rival(estimation, top)
+    levels = share * alpha, (1 - share) * alpha
+    p_a_multi, p_b_multi = _bounds(top, rival, estimation, *levels, u)
+    return np.where(alone, p_a_mono, p_a_multi), np.where(alone, p_b_mono, p_b_multi)
+
+
+def _plan(selection: Counts, top: Counts, n: Counts, alpha: float) -> Pair:
+    """Return where `mono` promises most, and the best share of alpha elsewhere."""
     classes = selection.shape[1]
     # A pinch of a vote per class keeps an unseen class from looking impossible.
     total = selection.sum(axis=1) + 1
@@ -129,13 +139,7 @@ def planned(
         upper = clopper_pearson_upper(k_b, n, alpha=(1 - share) * alpha)
         promised.append(radius_multi(lower, upper, sigma=1.0))
     best = np.argmax(promised, axis=0)
-    alone = best == 0
-    share = SPLITS[np.maximum(best - 1, 0)]
-    p_a_mono, p_b_mono = mono(selection, top, estimation, alpha, u)
-    rival = strongest_rival(estimation, top)
-    levels = share * alpha, (1 - share) * alpha
-    p_a_multi, p_b_multi = _bounds(top, rival, estimation, *levels, u)
-    return np.where(alone, p_a_mono, p_a_multi), np.where(alone, p_b_mono, p_b_multi)
+    return best == 0, SPLITS[np.maximum(best - 1, 0)]
 
 
 def anytime(_: Counts, top: Counts, estimation: Counts, alpha: float, u=None) -> Pair:
@@ -181,9 +185,13 @@ def strongest_rival(counts: Counts, top: Counts) -> Counts:
 
 def _bounds(top, rival_votes, counts, level_a, level_b, u) -> Pair:
     n = counts.sum(axis=1)
-    return _lower(votes_of(counts, top), n, level_a, u), _upper(
-        rival_votes, n, level_b, u
-    )
+    lower = _lower(votes_of(counts, top), n, level_a, u)
+    upper = _upper(rival_votes, n, level_b, u)
+    # A true lower bound leaves the rivals no more than its complement, at no further
+    # cost. Without coins that is never the smaller bound unless level_a is larger.
+    if u is not None or np.any(level_a > level_b):
+        upper = np.minimum(upper, 1 - lower)
+    return lower, upper
 
 
 def _lower(k, n, level, u) -> Array:

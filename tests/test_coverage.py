@@ -9,10 +9,14 @@ from scipy.stats import binom, multinomial
 from lipsmooth.coverage import (
     all_counts,
     binomial_coverage,
+    bounds_over_coins,
     failure_probability,
+    failure_with_coins,
     multinomial_pmf,
     true_radius,
 )
+from lipsmooth.radii import radius_multi
+from lipsmooth.strategies import max_upper, mono, planned
 
 
 @pytest.mark.parametrize(("n", "classes"), [(1, 2), (5, 3), (4, 4), (7, 2)])
@@ -56,6 +60,36 @@ def test_failure_probability_is_the_sum_over_outcomes():
     assert ours[2] == 0, "an infinite true radius cannot be exceeded"
 
 
+def test_failure_with_coins_is_the_mean_over_all_pairs_of_coins():
+    counts = all_counts(4, 3)
+    rng = np.random.default_rng(1)
+    lower = -np.sort(-rng.uniform(0.3, 1, (len(counts), 5)), axis=1)
+    upper = np.sort(rng.uniform(0, 0.6, (len(counts), 5)), axis=1)
+    points = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.9, 0.1, 0], [1.0, 0, 0]])
+    ours = failure_with_coins(lower, upper, counts, points)
+    brute = np.zeros(4)
+    for i, j in product(range(5), repeat=2):
+        rival = np.minimum(upper[:, j], 1 - lower[:, i])
+        radius = radius_multi(lower[:, i], rival, sigma=1.0)
+        brute += failure_probability(radius, counts, points, sigma=1.0) / 25
+    np.testing.assert_allclose(ours, brute, atol=1e-12)
+    assert np.all(ours[:3] > 0.1)
+
+
+@pytest.mark.parametrize("rule", [mono, max_upper, planned])
+def test_bounds_over_coins_make_up_the_rule(rule):
+    counts, coins = all_counts(5, 3), np.array([0.02, 0.3, 1.0])
+    lower, upper = bounds_over_coins(rule, [3, 1, 1], counts, coins, alpha=0.1)
+    selection = np.tile([3, 1, 1], (len(counts), 1))
+    top = np.zeros(len(counts), dtype=int)
+    for i, j in product(range(3), repeat=2):
+        tossed = np.tile(coins[[i, j]][:, np.newaxis], len(counts))
+        p_a, p_b = rule(selection, top, counts, 0.1, tossed)
+        np.testing.assert_allclose(lower[:, i], p_a, rtol=1e-13)
+        both = np.minimum(upper[:, j], 1 - lower[:, i])
+        np.testing.assert_allclose(both, p_b, rtol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -64,6 +98,7 @@ def test_failure_probability_is_the_sum_over_outcomes():
         (lambda: multinomial_pmf([[1, 1]], [0.5, 0.6]), "must sum to 1"),
         (lambda: binomial_coverage([0, 0.5, 0.2], 0.1, side="lower"), "non-decreasing"),
         (lambda: binomial_coverage([0, 0.5], 0.1, side="both"), "side must be"),
+        (lambda: failure_with_coins([[0, 1]], [[0, 1]], [[1, 1]], [[1, 0]]), "coin"),
     ],
 )
 def test_bad_input(call, message):

@@ -7,17 +7,24 @@ from scipy.stats import beta, binomtest
 from lipsmooth.certify import ABSTAIN, STRATEGIES, certify_counts
 from lipsmooth.coverage import (
     all_counts,
+    bounds_over_coins,
     failure_probability,
+    failure_with_coins,
     true_radius,
 )
+from lipsmooth.intervals import clopper_pearson_upper
 from lipsmooth.radii import radius_multi
 from lipsmooth.strategies import (
+    SOUND,
     SPLITS,
     _bounds,
+    _plan,
     bucket_sizes,
     planned,
     strongest_rival,
 )
+
+COINLESS = [("anytime", 11)]
 
 
 def buckets_by_hand(selection):
@@ -110,27 +117,105 @@ def test_planning_on_the_estimation_votes_is_caught():
     assert np.all(best >= honest - 1e-12)
 
 
-def test_a_plan_sees_how_many_estimation_votes_there_are_not_where_they_fell():
+def test_a_plan_sees_how_many_estimation_votes_there_are_not_where_they_fell(
+    monkeypatch,
+):
     rng = np.random.default_rng(5)
-    selection = rng.multinomial(100, rng.dirichlet(np.ones(6), size=40))
+    selection = rng.multinomial(100, rng.dirichlet(np.full(6, 0.2), size=40))
     top = selection.argmax(axis=1)
     estimation = rng.multinomial(900, rng.dirichlet(np.ones(6), size=40))
-    shuffled = rng.permuted(estimation, axis=1)
-    alone = [
-        planned(selection, top, votes, 0.01)[1] for votes in (estimation, shuffled)
-    ]
-    lower = [
-        planned(selection, top, votes, 0.01)[0] for votes in (estimation, shuffled)
-    ]
-    is_mono = [
-        np.isclose(b, 1 - a, rtol=0, atol=0) for a, b in zip(lower, alone, strict=True)
-    ]
-    np.testing.assert_array_equal(*is_mono)
+    seen = []
+
+    def recorded(*arguments):
+        seen.append(_plan(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr("lipsmooth.strategies._plan", recorded)
+    for votes in (estimation, rng.permuted(estimation, axis=1)):
+        planned(selection, top, votes, 0.01)
+    np.testing.assert_array_equal(*seen)
+    alone, share = seen[0]
+    assert 0 < alone.sum() < len(alone)
+    assert set(share[~alone]) <= set(SPLITS)
+    assert np.any(_plan(selection, top, np.full(40, 50), 0.01)[0] != alone)
+
+
+def some_points(classes, fine):
+    drawn = np.random.default_rng(0).dirichlet(np.ones(classes), 60)
+    return np.vstack([all_counts(fine, classes) / fine, drawn])
+
+
+def worst_with_coins(strategy, classes, n, selection, alpha, coins):
+    counts = all_counts(n, classes)
+    bounds = bounds_over_coins(SOUND[strategy], selection, counts, coins, alpha=alpha)
+    points = some_points(classes, {2: 200, 3: 20, 4: 8}[classes])
+    return failure_with_coins(*bounds, counts, points).max()
+
+
+SMALL = {2: (20, [3, 2]), 3: (9, [4, 3, 3]), 4: (6, [4, 3, 3, 3])}
+TWO_BOUNDS = ["bonferroni", "cpm", "max-upper", "planned"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "classes"),
+    # Against one rival the plan is mono, of which the next test is about.
+    [(s, c) for s in TWO_BOUNDS for c in SMALL if (s, c) != ("planned", 2)],
+)
+def test_the_level_holds_with_coins(strategy, classes):
+    """Every outcome and every pair of coins; each stratum by its luckiest coin."""
+    n, selection = SMALL[classes]
+    strata, alpha = {2: 600, 3: 80, 4: 80}[classes], 0.2
+    coins = np.arange(strata) / strata
+    failure = worst_with_coins(strategy, classes, n, selection, alpha, coins)
+    assert alpha / 4 < failure <= alpha
+
+
+@pytest.mark.parametrize("classes", SMALL)
+def test_one_bound_with_a_coin_fails_exactly_as_often_as_it_may(classes):
+    n, selection = SMALL[classes]
+    lucky, alpha = np.arange(1000) / 1000, 0.2
+    low, high = (
+        worst_with_coins("mono", classes, n, selection, alpha, coins)
+        for coins in (lucky + 1 / 1000, lucky)
+    )
+    assert 0.99 * alpha < low <= alpha * (1 + 1e-9)
+    assert alpha <= high < 1.02 * alpha
+
+
+@pytest.mark.parametrize("classes", SMALL)
+def test_the_same_check_catches_coins_that_are_chosen(classes):
+    n, selection = SMALL[classes]
+    luckier_of_two = 1 - np.sqrt(1 - np.arange(1, 101) / 100)
+    failure = worst_with_coins("mono", classes, n, selection, 0.2, luckier_of_two)
+    assert failure > 0.2 * 1.05
+
+
+@pytest.mark.parametrize("classes", [3, 4])
+@pytest.mark.parametrize("alpha", [0.05, 0.3])
+def test_the_complement_of_the_lower_bound_is_free(classes, alpha):
+    """A split's rival bound may be 1 - p_a_lower where that is smaller."""
+    n = {3: 30, 4: 14}[classes]
+    counts = all_counts(n, classes)
+    points = some_points(classes, {3: 30, 4: 12}[classes])
+    top, rival = np.zeros(len(counts), dtype=int), counts[:, 1:].max(axis=1)
+    gained = []
+    for share in SPLITS:
+        levels = share * alpha, (1 - share) * alpha
+        lower, upper = _bounds(top, rival, counts, *levels, None)
+        plain = clopper_pearson_upper(rival, n, alpha=levels[1])
+        assert np.all(upper <= plain)
+        radius = radius_multi(lower, upper, sigma=1.0)
+        worst = failure_probability(radius, counts, points, sigma=1.0).max()
+        assert worst <= alpha
+        gained.append(np.any(upper < plain * (1 - 1e-9)))
+    np.testing.assert_array_equal(gained, SPLITS > 0.5)
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("seed", [None, 11])
+@pytest.mark.parametrize(
+    ("strategy", "seed"),
+    [(s, seed) for s in STRATEGIES for seed in (None, 11) if (s, seed) not in COINLESS],
+)
 def test_failures_at_ten_thousand_votes(strategy, seed):
     """Seeded certifications with selection included, judged by a binomial test."""
     rng = np.random.default_rng(0)
