@@ -1,4 +1,4 @@
-"""Training with Gaussian noise, resumable and cached."""
+"""Training under Gaussian noise, resumable and cached."""
 
 import hashlib
 import json
@@ -9,14 +9,21 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import nn
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from lipsmooth import data, lipnets, models, resnet
+from lipsmooth import data, lipnets, losses, models, recipe, resnet
 from lipsmooth.data import Images, Pathlike, cache_folder, load_dataset
+from lipsmooth.inference import check_precision
 from lipsmooth.models import build_model, read_checkpoint, save_checkpoint
-
-EPOCHS, BATCH_SIZE, LEARNING_RATE = 60, 128, 3e-3
+from lipsmooth.recipe import (
+    BATCH_SIZE,
+    BEFORE,
+    EPOCHS,
+    LEARNING_RATE,
+    Network,
+    Recipe,
+    layout,
+)
 
 
 def train_classifier(
@@ -28,9 +35,13 @@ def train_classifier(
     batch_size: int = BATCH_SIZE,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
+    loss: str = "gaussian",
+    precision: str = "float32",
+    channels_last: bool = False,
     device: str = "cpu",
     checkpoint: Pathlike | None = None,
     progress: bool = True,
+    **options: float,
 ) -> list[dict]:
     """Train a base classifier on noisy images, in place.
 
@@ -52,6 +63,13 @@ def train_classifier(
         At the start of the schedule, positive.
     seed : int
         Of order and noise, at least 0. The initial weights are the model's own.
+    loss : {"gaussian", "consistency", "macer", "smoothadv"}
+        What is minimised, see `lipsmooth.losses`.
+    precision : {"float32", "bfloat16"}
+        Of the network, by autocast. Weights, loss and optimiser remain in float32.
+    channels_last : bool
+        Lay images and convolutions out with the channels last, which is faster for
+        convolutions, on GPUs in bfloat16 above all. The result differs in rounding.
     device : str
         Where to train; the model is moved there.
     checkpoint : path, optional
@@ -60,6 +78,9 @@ def train_classifier(
         uninterrupted run.
     progress : bool
         Show a progress bar on standard error.
+    **options
+        Of the loss: the keyword arguments that follow ``generator`` there. Those not
+        given keep their defaults; all are kept in the checkpoint.
 
     Returns
     -------
@@ -73,14 +94,16 @@ def train_classifier(
         If a setting is out of range, the dataset does not fit the model, the loss
         becomes non-finite, or the checkpoint is of another run.
     """
-    _check_settings(sigma, epochs, batch_size, learning_rate, seed)
-    settings = {
-        "dataset": dataset.name, "images": len(dataset), "sigma": float(sigma),
-        "epochs": epochs, "batch_size": batch_size,
-        "learning_rate": float(learning_rate), "seed": seed,
-    }  # fmt: skip
+    run = Recipe(
+        sigma=sigma, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+        seed=seed, loss=loss, precision=precision, channels_last=channels_last,
+        options=options,
+    )  # fmt: skip
+    settings = {"dataset": dataset.name, "images": len(dataset), **run.settings()}
+    check_precision(precision, torch.device(device))
     _check_fit(model, dataset)
-    model.to(device)
+    model.to(device, memory_format=layout(channels_last))
+    network = Network(model, precision, channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     steps = -(-len(dataset) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
@@ -96,8 +119,8 @@ def train_classifier(
         for epoch in range(len(history), epochs):
             began = time.perf_counter()
             scores = _train_epoch(
-                model, dataset, optimizer, schedule, sigma=sigma,
-                batch_size=batch_size, seed=seed, epoch=epoch, device=device,
+                network, dataset, optimizer, schedule, run=run, epoch=epoch,
+                device=device,
             )  # fmt: skip
             seconds = round(time.perf_counter() - began, 6)
             history.append({"epoch": epoch + 1, **scores, "seconds": seconds})
@@ -110,40 +133,35 @@ def train_classifier(
                 )  # fmt: skip
             bar.set_postfix(loss=f"{scores['loss']:.3f}", refresh=False)
             bar.update()
-    model.eval()
+    model.to(memory_format=torch.contiguous_format).eval()
     return history
 
 
 def _train_epoch(
-    model: nn.Module,
+    network: Network,
     dataset: Images,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     *,
-    sigma: float,
-    batch_size: int,
-    seed: int,
+    run: Recipe,
     epoch: int,
     device: str,
 ) -> dict:
     # Each epoch draws from its own stream, so that a resumed run needs no state
     # of a generator and sees the same order and the same noise.
-    words = np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(2)
+    words = np.random.SeedSequence(run.seed, spawn_key=(epoch,)).generate_state(2)
     order_rng = torch.Generator().manual_seed(int(words[0]))
     noise_rng = torch.Generator(device).manual_seed(int(words[1]))
     order = torch.randperm(len(dataset), generator=order_rng)
     total = torch.zeros(2, dtype=torch.float64, device=device)
-    model.train()
-    for rows in order.split(batch_size):
+    network.train()
+    for rows in order.split(run.batch_size):
         x, y = (part.to(device) for part in dataset.tensors(rows))
-        noise = torch.empty_like(x).normal_(generator=noise_rng)
-        scores = model(x + sigma * noise)
-        loss = cross_entropy(scores, y)
+        loss, hits = run.objective(network, x, y, noise_rng)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        hits = (scores.detach().argmax(dim=1) == y).sum()
         total += torch.stack([loss.detach() * len(rows), hits])
     mean = (total / len(dataset)).tolist()
     if not np.isfinite(mean[0]):
@@ -155,7 +173,7 @@ def _resume(
     checkpoint: Pathlike, model: nn.Module, parts: dict, settings: dict
 ) -> list[dict]:
     content = read_checkpoint(checkpoint)
-    metadata = content["metadata"]
+    metadata = {**BEFORE, **content["metadata"]}
     for key, value in {**settings, **getattr(model, "spec", {})}.items():
         if metadata.get(key) != value:
             raise ValueError(
@@ -178,9 +196,13 @@ def trained_classifier(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     learning_rate: float = LEARNING_RATE,
+    loss: str = "gaussian",
+    precision: str = "float32",
+    channels_last: bool = False,
     device: str = "cpu",
     cache_dir: Pathlike | None = None,
     progress: bool = False,
+    **options: float,
 ) -> Path:
     """Return a finished checkpoint, training it only if it is not in the cache.
 
@@ -190,8 +212,8 @@ def trained_classifier(
         For `lipsmooth.data.load_dataset`.
     arch : str
         For `lipsmooth.models.build_model`; ``seed`` also sets the first weights.
-    sigma, epochs, seed, batch_size, learning_rate, device, progress
-        As for `train_classifier`.
+    sigma, epochs, seed, batch_size, learning_rate, loss, precision, channels_last
+        As for `train_classifier`, like ``device``, ``progress`` and ``**options``.
     cache_dir : path, optional
         By default `lipsmooth.data.cache_folder`.
 
@@ -206,15 +228,16 @@ def trained_classifier(
     ValueError
         As for `train_classifier`.
     """
-    _check_settings(sigma, epochs, batch_size, learning_rate, seed)
+    run = Recipe(
+        sigma=sigma, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+        seed=seed, loss=loss, precision=precision, channels_last=channels_last,
+        options=options,
+    )  # fmt: skip
     dataset = load_dataset(dataset_name, "train")
-    settings = {
-        "arch": arch, "sigma": float(sigma), "epochs": epochs, "seed": seed,
-        "batch_size": batch_size, "learning_rate": float(learning_rate),
-    }  # fmt: skip
     key = {
-        **settings, "dataset": dataset.digest(), "code": _code_digest(),
-        "device": torch.device(device).type, "torch": str(torch.__version__),
+        **run.settings(), "arch": arch, "dataset": dataset.digest(),
+        "code": _code_digest(), "device": torch.device(device).type,
+        "torch": str(torch.__version__),
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     name = f"{dataset.name}-{arch}-{sigma:g}-{digest}"
@@ -223,7 +246,6 @@ def trained_classifier(
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             return path
-        del settings["arch"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(
@@ -231,30 +253,19 @@ def trained_classifier(
             )
         unfinished = path.with_suffix(".part")
         train_classifier(
-            model, dataset, **settings, device=device, checkpoint=unfinished,
-            progress=progress,
+            model, dataset, sigma=sigma, epochs=epochs, batch_size=batch_size,
+            learning_rate=learning_rate, seed=seed, loss=loss, precision=precision,
+            channels_last=channels_last, device=device, checkpoint=unfinished,
+            progress=progress, **run.options,
         )  # fmt: skip
         unfinished.replace(path)
     return path
 
 
 def _code_digest() -> str:
-    sources = (*(part.__file__ for part in (data, models, lipnets, resnet)), __file__)
+    parts = data, models, lipnets, resnet, losses, recipe
+    sources = (*(part.__file__ for part in parts), __file__)
     return hashlib.sha256(b"".join(Path(f).read_bytes() for f in sources)).hexdigest()
-
-
-def _check_settings(
-    sigma: float, epochs: int, batch_size: int, learning_rate: float, seed: int
-) -> None:
-    if not (np.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma must be finite and at least 0, got {sigma}")
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not (np.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
 
 
 def _check_fit(model: nn.Module, dataset: Images) -> None:
