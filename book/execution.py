@@ -32,10 +32,10 @@ PRESETS = ("smoke", "book", "paper")
 LONGEST = ("03_monte_carlo",)
 # What comes after the votes: a change here leaves cached votes valid.
 AFTER_VOTES = {
-    "__main__", "certify", "claims", "cli", "coverage", "decisions",
-    "evaluate", "intervals", "lattice", "options", "plots", "published", "radii",
-    "perinput", "pursuit", "ramp", "randomized", "scorebounds", "scores",
-    "sequential", "shards", "strategies", "tables", "timing", "twoclass",
+    "__main__", "attack", "certify", "claims", "cli", "coverage", "ddrs", "decisions",
+    "evaluate", "intervals", "lattice", "lipschitz", "memory", "noise_level", "options", "plots", "published",
+    "radii", "perinput", "pursuit", "ramp", "randomized", "scorebounds", "scores",
+    "sequential", "shards", "spectral", "strategies", "tables", "timing", "twoclass",
 }  # fmt: skip
 RECORDED = ("numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "torch")
 
