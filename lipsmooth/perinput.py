@@ -12,8 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.special import logsumexp
+from scipy.stats import binom
 
 from lipsmooth.certify import ABSTAIN, Certificates
+from lipsmooth.intervals import empirical_bernstein
 from lipsmooth.radii import radius_multi, radius_smoothed_margin
 from lipsmooth.scorebounds import (
     check_level,
@@ -24,6 +28,7 @@ from lipsmooth.scorebounds import (
     score_bounds,
 )
 from lipsmooth.scores import certify_scores
+from lipsmooth.twoclass import Map, moments_of_counts, two_class_scores
 
 PROMISES = {"selection": "per input", "estimation": "none"}
 """What certificates promise, by the samples that choose the map of an input."""
@@ -184,3 +189,105 @@ def _as_published(average, spread, n, noise, level, names) -> PerInput:
         p_b_upper=p_b[pick],
     )
     return PerInput(found, best, PROMISES["estimation"])
+
+
+class FailureRate(NamedTuple):
+    """A failure probability, the error of its simulated part, and the votes' share."""
+
+    rate: float
+    error: float
+    votes: float
+
+
+def maximum_failure_rate(
+    margins: ArrayLike,
+    p: ArrayLike,
+    maps: Sequence[Map],
+    *,
+    n: int,
+    alpha: float,
+    runs: int,
+    rng: np.random.Generator,
+) -> FailureRate:
+    """How often the one-sample maximum certifies although no class is ahead.
+
+    Two classes, each leading in half of the noisy copies and with a mean score of one
+    half under every map: whatever is certified is false. Votes and maps compete as in
+    ``certify_best_map(choose="estimation")``.
+
+    Parameters
+    ----------
+    margins, p : array_like, shape (values,)
+        As for `lipsmooth.twoclass.draw_moments`; all of ``p`` positive, no margin zero.
+    maps : sequence of (name, temperature)
+        Soft maps, bounded by empirical Bernstein beside the votes.
+    n : int
+        Samples per image.
+    alpha : float
+        The level that the procedure claims.
+    runs : int
+        Simulated images.
+    rng : Generator
+
+    Returns
+    -------
+    FailureRate
+
+    Raises
+    ------
+    ValueError
+        If a class is ahead under some map, or an argument is invalid.
+
+    Notes
+    -----
+    What the votes certify alone is a binomial tail. What only the maps certify is rare
+    and is simulated where it is not: from laws tilted, map by map, until a bound just
+    reaches one half, each image weighted by its likelihood ratio.
+    """
+    law, scores = np.asarray(p, dtype=float), two_class_scores(margins, maps)
+    leads = np.asarray(margins) > 0
+    level = check_level(alpha) / 2
+    off = np.abs(np.r_[scores @ law, law[leads].sum()] - 0.5).max()
+    if off > 1e-9 or np.any(law <= 0) or np.any(np.asarray(margins) == 0):
+        raise ValueError(f"no class may be ahead; under some map one is, by {off:.3g}")
+    least = binom.isf(level, n, 0.5) + 1  # votes that certify
+    tilts = _tilts(scores - 0.5, law, n, level)
+    parts = []
+    for tilt in tilts:
+        counts = rng.multinomial(n, tilt, size=max(2, runs // len(tilts)))
+        log_ratio = logsumexp(counts @ np.log(tilts / law).T, axis=1)
+        mean, variance = (m[..., 0] for m in moments_of_counts(counts, scores))
+        bounds = empirical_bernstein(mean, variance, n, alpha=level)
+        soft = np.any((bounds.lower > 0.5) | (bounds.upper < 0.5), axis=1)
+        votes = counts[:, leads].sum(axis=1)
+        alone = soft & (np.maximum(votes, n - votes) < least)
+        parts.append(alone * np.exp(np.log(len(tilts)) - log_ratio))
+    weights = np.array(parts)
+    error = np.sqrt(weights.var(axis=1).mean() / weights.size)
+    hard = 2 * binom.sf(least - 1, n, 0.5)
+    return FailureRate(float(hard + weights.mean()), float(error), float(hard))
+
+
+def _tilts(away, law, n, level):
+    """Return laws under which the bound of some map is about to pass one half."""
+    log_term = np.log(2 / level)
+    spread = np.sqrt(away**2 @ law)
+    alike = (away * law) @ away.T / np.outer(spread, spread)
+    taken, found = [], []
+    for number, score in enumerate(away):
+        width = np.sqrt(2 * log_term / n) * spread[number] + 7 * log_term / (3 * n)
+        if width > 0.95 * score.max() or np.any(alike[number, taken] > 0.97):
+            continue  # it can hardly ever certify, or another does when it does
+
+        def excess(strength, score=score, width=width):
+            weight = law * np.exp(strength * score)
+            return weight @ score / weight.sum() - width
+
+        strength = brentq(excess, 0, 1000)
+        taken.append(number)
+        for sign in (1, -1):
+            weight = law * np.exp(sign * strength * score)
+            found.append(weight / weight.sum())
+    if not found:
+        raise ValueError(f"n = {n} samples are too few for any map to certify")
+    return np.array(found)
