@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pooch
 import torch
 from PIL import Image
+from platformdirs import user_cache_dir
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,7 +20,7 @@ Pathlike = str | os.PathLike
 def cache_folder(cache_dir: Pathlike | None = None) -> Path:
     """Return ``cache_dir``, else ``$LIPSMOOTH_CACHE``, else the user's cache."""
     chosen = cache_dir or os.environ.get("LIPSMOOTH_CACHE")
-    return Path(chosen) if chosen else Path(pooch.os_cache("lipsmooth"))
+    return Path(chosen) if chosen else Path(user_cache_dir("lipsmooth"))
 
 
 class Images(Dataset):

@@ -90,7 +90,11 @@ def fetch_log(
     if name not in PUBLISHED:
         raise ValueError(f"no published log {name!r}; known: {', '.join(PUBLISHED)}")
     if logs_dir is None:
-        import pooch  # only here: the statistical core does without
+        # Imported only here: the statistical core does without. In a notebook that
+        # has no widgets pooch warns of its progress bar, which is not used.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pooch
 
         cache = pooch.create(
             pooch.os_cache("lipsmooth"),

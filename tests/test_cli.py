@@ -271,7 +271,7 @@ from importlib.abc import MetaPathFinder
 
 class Absent(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name in {"torch", "torchvision", "sklearn", "tqdm", "filelock", "pooch"}:
+        if name in {"torch", "torchvision", "sklearn", "tqdm", "filelock", "pooch", "platformdirs"}:
             raise ModuleNotFoundError(f"no {name} here", name=name)
 
 sys.meta_path.insert(0, Absent())

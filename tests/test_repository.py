@@ -76,6 +76,16 @@ def test_the_statistical_core_never_loads_torch(module):
     assert not loads_torch(module)
 
 
+def test_no_notebook_loads_a_progress_bar_made_of_widgets():
+    """It would warn that there are none, in the middle of a page."""
+    code = "import sys, lipsmooth.sampling, lipsmooth.published; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "tqdm" in loaded
+    assert "tqdm.auto" not in loaded
+
+
 def test_loading_torch_would_be_noticed():
     assert loads_torch("lipsmooth.sampling")
 
