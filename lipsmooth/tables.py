@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from lipsmooth.certify import ABSTAIN
 from lipsmooth.decisions import certify_log, default_strategy
 from lipsmooth.evaluate import round_down
 from lipsmooth.logs import Pathlike, VoteLog
@@ -126,6 +127,35 @@ def read_certificates(
     if frame.empty:
         raise ValueError(f"{path} has no certificates")
     return frame
+
+
+def write_noise_levels(path: Pathlike, frame: pd.DataFrame) -> None:
+    """Write certificates in the columns of the published QCRS logs, unrounded.
+
+    Parameters
+    ----------
+    path : path
+        Overwritten.
+    frame : DataFrame
+        Columns ``idx``, ``label``, ``predict``, ``radius``, ``sigma``, ``p_a_lower``
+        and ``seconds``: what `lipsmooth.published.read_published` returns.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or holds a number that is not finite.
+    """
+    names = {"sigma": "best_sigma", "p_a_lower": "pABar", "seconds": "time"}
+    columns = ["idx", "label", "predict", "radius", *names]
+    missing = sorted(set(columns) - set(frame.columns))
+    if missing:
+        raise ValueError(f"the frame lacks the columns {missing}")
+    if not np.all(np.isfinite(frame[columns].to_numpy(float))):
+        raise ValueError("every number of the table must be finite")
+    table = frame[columns].rename(columns=names)
+    right = (table["predict"] == table["label"]) & (table["predict"] != ABSTAIN)
+    table.insert(4, "correct", right.astype(int))
+    table.to_csv(path, sep="\t", index=False)
 
 
 def format_table(

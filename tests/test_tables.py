@@ -5,7 +5,13 @@ import pytest
 from lipsmooth.certify import certify_counts
 from lipsmooth.evaluate import summary
 from lipsmooth.logs import LogWriter, read_log
-from lipsmooth.tables import certificate_table, format_table, read_certificates
+from lipsmooth.published import read_published
+from lipsmooth.tables import (
+    certificate_table,
+    format_table,
+    read_certificates,
+    write_noise_levels,
+)
 
 
 @pytest.fixture
@@ -130,3 +136,39 @@ def test_csv_is_not_rounded(table):
     head, row = format_table(table, "csv").splitlines()
     assert head == "name,images,r=0,r=0.5,ACR,abstain"
     assert float(row.split(",")[2]) == 2 / 3
+
+
+@pytest.fixture
+def noise_levels():
+    return pd.DataFrame(
+        {
+            "idx": [3, 8, 9],
+            "label": [1, 2, 0],
+            "predict": [1, -1, 2],
+            "radius": [0.1 + 0.2, 0.0, 1e-7],
+            "sigma": [0.35453124999999996, 0.5, 1 / 3],
+            "p_a_lower": [1 - 1e-9, 0.25, 0.5 + 1e-12],
+            "seconds": [1.5, 0.25, 3.0],
+        }
+    )
+
+
+def test_noise_levels_are_written_as_published_and_read_back_to_the_last_digit(
+    noise_levels, tmp_path
+):
+    path = tmp_path / "qcrs"
+    write_noise_levels(path, noise_levels)
+    header = "idx\tlabel\tpredict\tradius\tcorrect\tbest_sigma\tpABar\ttime"
+    assert path.read_text().splitlines()[0] == header
+    back = read_published(path)
+    assert back["correct"].tolist() == [1, 0, 0]
+    pd.testing.assert_frame_equal(back[noise_levels.columns], noise_levels)
+    assert read_certificates(path)["radius"].tolist() == [0.1 + 0.2, 0.0, 1e-7]
+
+
+def test_incomplete_noise_levels_are_not_written(noise_levels, tmp_path):
+    with pytest.raises(ValueError, match=r"lacks the columns \['seconds'\]"):
+        write_noise_levels(tmp_path / "qcrs", noise_levels.drop(columns="seconds"))
+    with pytest.raises(ValueError, match="must be finite"):
+        write_noise_levels(tmp_path / "qcrs", noise_levels.assign(seconds=np.nan))
+    assert not (tmp_path / "qcrs").exists()
