@@ -5,21 +5,14 @@ then one line per image. Every line ends in a checksum of the rest of it and is 
 the disk before the next image is sampled.
 """
 
-import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lipsmooth.records import FORMAT, VERSION, check_row, encode, parse
+from lipsmooth.records import Kind, Pathlike, RecordWriter, read_records
 
-_REQUIRED = ("num_classes", "sigma", "n0", "n", "seed")
-
-Pathlike = str | os.PathLike
 Counts = NDArray[np.int64]
 
 
@@ -103,12 +96,7 @@ def read_log(path: Pathlike) -> VoteLog:
     UserWarning
         For each damaged line, with its number; the other lines are kept.
     """
-    header, rows, _ = parse(Path(path).read_bytes(), path)
-    if header is None:
-        raise ValueError(f"{path}: the vote log has no complete header, hence no votes")
-    if not rows:
-        raise ValueError(f"{path}: the vote log has no images yet")
-    ordered = [rows[index] for index in sorted(rows)]
+    header, ordered = read_records(path, VOTES)
 
     def column(name: str, dtype: type = np.int64) -> NDArray:
         return np.array([row[name] for row in ordered], dtype=dtype)
@@ -125,78 +113,55 @@ def read_log(path: Pathlike) -> VoteLog:
     )
 
 
-class LogWriter:
-    """A vote log opened for appending, under an exclusive lock.
+def _check_row(row: dict, config: dict, where: str) -> None:
+    """Raise unless a row is data, and has the votes that the configuration says."""
+    if not {"index", "seconds", "label", "selection", "estimation"} <= row.keys():
+        raise ValueError(f"{where} is no row of votes: {str(row)[:60]}")
+    numbers = [row["index"], row["label"], row.get("decision", 0)]
+    for name in ("selection", "estimation"):
+        if not isinstance(row[name], list):
+            raise ValueError(f"{where}: {name} is {str(row[name])[:60]!r}")
+        numbers += row[name]
+    wrong = [value for value in numbers if type(value) is not int]
+    if wrong or type(row["seconds"]) not in (int, float):
+        text = str(wrong[0] if wrong else row["seconds"])[:60]
+        raise ValueError(f"{where}: {text!r} is not a number where one is due")
+    _check_votes(row, config, where)
 
-    Opening an existing log resumes it: a line that a crash cut short is removed,
-    and ``done`` names the images that need no further work.
 
-    Parameters
-    ----------
-    path : path
-        The log; made, with its folder, if absent.
-    config : mapping
-        Everything the votes depend on, at least ``num_classes``, ``sigma``, ``n0``,
-        ``n`` and ``seed``; values that JSON can hold.
-    provenance : mapping
-        Notes for a new log's header; on resuming they may differ.
-    wait : bool
-        Wait for another writer of the same log to finish, instead of raising.
+def _check_votes(row: dict, config: dict, where: str) -> None:
+    stopped = "target_radius" in config
+    if ("decision" in row) != stopped or row.get("decision", 0) not in (-1, 0, 1):
+        what = "-1, 0 or 1" if stopped else "absent: nothing was to be decided"
+        raise ValueError(f"{where}: decision must be {what}")
+    for name, key in (("selection", "n0"), ("estimation", "n")):
+        votes = row[name]
+        if len(votes) != config["num_classes"]:
+            what = f"{len(votes)} classes, not {config['num_classes']}"
+            raise ValueError(f"{where}: {what}")
+        fewer = stopped and key == "n" and row["decision"] != 0
+        fits = 1 <= sum(votes) <= config[key] if fewer else sum(votes) == config[key]
+        if min(votes) < 0 or not fits:
+            rule = "sum to at most" if fewer else "sum to"
+            raise ValueError(
+                f"{where}: {name} counts {votes} do not {rule} {key} = {config[key]}"
+            )
 
-    Attributes
-    ----------
-    done : set of int
-        Indices of the images whose votes the log holds.
 
-    Raises
-    ------
-    ValueError
-        If the file is not a vote log, its configuration differs (the message names
-        the key and both values), or another process is writing it.
+VOTES = Kind(
+    format="lipsmooth-votes",
+    noun="vote log",
+    content="votes",
+    data=("label", "selection", "estimation", "decision"),
+    check=_check_row,
+)
+"""How the files of vote logs are told from others, and checked."""
 
-    Notes
-    -----
-    Guarantee: after `append` returns, that image survives a crash, and no crash
-    loses an earlier one. Use it as a context manager.
-    """
 
-    def __init__(
-        self,
-        path: Pathlike,
-        config: Mapping,
-        provenance: Mapping,
-        *,
-        wait: bool = False,
-    ) -> None:
-        self.path = Path(path)
-        settings = json.loads(json.dumps(dict(config), allow_nan=False))
-        missing = [key for key in _REQUIRED if key not in settings]
-        if missing:
-            raise ValueError(f"the configuration of a vote log needs {missing}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = open(self.path, "a+b")  # noqa: SIM115 - closed in __exit__
-        try:
-            _lock(self._file, self.path, wait)
-            self.done = self._resume(settings, dict(provenance))
-        except BaseException:
-            self._file.close()
-            raise
-        self._config = settings
+class LogWriter(RecordWriter):
+    """A vote log opened for appending; see `lipsmooth.records.RecordWriter`."""
 
-    def _resume(self, settings: dict, provenance: dict) -> set[int]:
-        self._file.seek(0)
-        content = self._file.read()
-        header, rows, intact = parse(content, self.path)
-        if intact < len(content):
-            self._file.truncate(intact)
-        if header is None:
-            record = {"format": FORMAT, "version": VERSION}
-            self._write({**record, "config": settings, "provenance": provenance})
-            return set()
-        if not content[:intact].endswith(b"\n"):
-            self._file.write(b"\n")
-        _compare(header["config"], settings, self.path)
-        return set(rows)
+    kind = VOTES
 
     def append(
         self,
@@ -220,36 +185,4 @@ class LogWriter:
         }
         if decision is not None:
             record["decision"] = int(decision)
-        check_row(record, self._config, f"image {index}")
-        self._write(record)
-        self.done.add(record["index"])
-
-    def _write(self, record: dict) -> None:
-        self._file.write(encode(record))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def __enter__(self) -> "LogWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()  # releases the lock
-
-
-def _compare(logged: dict, wanted: dict, path: Path) -> None:
-    for key in sorted(logged.keys() | wanted.keys()):
-        old, new = logged.get(key), wanted.get(key)
-        if old != new:
-            raise ValueError(
-                f"{path} was sampled with {key} = {old!r}, not {new!r}; "
-                "use the same settings to resume it, or another file"
-            )
-
-
-def _lock(file: BinaryIO, path: Path, wait: bool) -> None:
-    import fcntl  # not on Windows, where logs can still be read
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise ValueError(f"{path} is being written by another process") from None
+        self.write(record)

@@ -1,16 +1,58 @@
-"""The lines of a vote log: JSON, checksummed, and nothing but data."""
+"""Logs of checksummed JSON lines: one header, then one record per image.
+
+What the records hold is for a `Kind` of log to say: votes in `lipsmooth.logs`, moments
+of scores in `lipsmooth.scorelogs`. Every line ends in a checksum of the rest of it and
+is on the disk before the next image is sampled.
+"""
 
 import json
 import os
 import warnings
 import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
 
-FORMAT, VERSION = "lipsmooth-votes", 1
-DATA = ("label", "selection", "estimation", "decision")
-"""What two rows of the same image must agree on."""
+VERSION = 1
+REQUIRED = ("num_classes", "sigma", "n0", "n", "seed")
+"""What the configuration of every log holds."""
 
-_MAGIC = f'{{"format": "{FORMAT}"'.encode()
+Pathlike = str | os.PathLike
+
 _CHECKSUM = len(', "crc32": "00000000"}')
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of log: what its files and its records look like.
+
+    Attributes
+    ----------
+    format : str
+        Named in the first bytes of the file.
+    noun, content : str
+        For messages: "vote log", "votes".
+    data : tuple of str
+        What two records of the same image must agree on.
+    check : callable
+        Takes a record, the configuration and where the record stands; raises
+        ValueError unless the record is what the configuration says.
+    required : tuple of str
+        Keys of the configuration.
+    """
+
+    format: str
+    noun: str
+    content: str
+    data: tuple[str, ...]
+    check: Callable[[dict, dict, str], None]
+    required: tuple[str, ...] = REQUIRED
+
+    def begins(self, content: bytes) -> bool:
+        """Return whether a file that starts with these bytes is of this kind."""
+        magic = f'{{"format": "{self.format}"'.encode()
+        return content[: len(magic)] == magic[: len(content)]
 
 
 def encode(record: dict) -> bytes:
@@ -27,11 +69,13 @@ def decode(line: bytes) -> dict | None:
     return json.loads(payload)
 
 
-def parse(content: bytes, path: str | os.PathLike) -> tuple[dict | None, dict, int]:
-    """Return header, rows by index, and the length of the part worth keeping."""
+def parse(
+    content: bytes, path: Pathlike, kind: Kind
+) -> tuple[dict | None, dict[int, dict], int]:
+    """Return header, records by index, and the length of the part worth keeping."""
     lines = content.split(b"\n")
-    if not lines[0].startswith(_MAGIC[: len(lines[0])]):
-        raise ValueError(f"{path} is not a vote log: line 1 is {lines[0][:40]!r}")
+    if not kind.begins(lines[0]):
+        raise ValueError(f"{path} is not a {kind.noun}: line 1 is {lines[0][:40]!r}")
     header = decode(lines[0])
     if header is None and len(lines) == 1:
         return None, {}, 0  # cut short while the header was written: no images yet
@@ -52,11 +96,11 @@ def parse(content: bytes, path: str | os.PathLike) -> tuple[dict | None, dict, i
             torn = number == len(lines)
             intact -= len(line) if torn else 0
             what = "cut short" if torn else "damaged"
-            warnings.warn(f"{path}: line {number} is {what}; skipped", stacklevel=3)
+            warnings.warn(f"{path}: line {number} is {what}; skipped", stacklevel=4)
             continue
-        check_row(row, header["config"], f"{path}: line {number}")
+        kind.check(row, header["config"], f"{path}: line {number}")
         known = rows.setdefault(row["index"], row)
-        if any(known.get(key) != row.get(key) for key in DATA):
+        if any(known.get(key) != row.get(key) for key in kind.data):
             raise ValueError(
                 f"{path}: line {number} contradicts an earlier line "
                 f"about image {row['index']}"
@@ -64,36 +108,127 @@ def parse(content: bytes, path: str | os.PathLike) -> tuple[dict | None, dict, i
     return header, rows, intact
 
 
-def check_row(row: dict, config: dict, where: str) -> None:
-    """Raise unless a row is data, and has the votes that the configuration says."""
-    if not {"index", "seconds", *DATA[:3]} <= row.keys():
-        raise ValueError(f"{where} is no row of votes: {str(row)[:60]}")
-    numbers = [row["index"], row["label"], row.get("decision", 0)]
-    for name in ("selection", "estimation"):
-        if not isinstance(row[name], list):
-            raise ValueError(f"{where}: {name} is {str(row[name])[:60]!r}")
-        numbers += row[name]
-    wrong = [value for value in numbers if type(value) is not int]
-    if wrong or type(row["seconds"]) not in (int, float):
-        text = str(wrong[0] if wrong else row["seconds"])[:60]
-        raise ValueError(f"{where}: {text!r} is not a number where one is due")
-    _check_votes(row, config, where)
+def read_records(path: Pathlike, kind: Kind) -> tuple[dict, list[dict]]:
+    """Return the header of a log and its records, sorted by index.
+
+    Raises and warns as `lipsmooth.logs.read_log` says.
+    """
+    header, rows, _ = parse(Path(path).read_bytes(), path, kind)
+    if header is None:
+        what = f"the {kind.noun} has no complete header, hence no {kind.content}"
+        raise ValueError(f"{path}: {what}")
+    if not rows:
+        raise ValueError(f"{path}: the {kind.noun} has no images yet")
+    return header, [rows[index] for index in sorted(rows)]
 
 
-def _check_votes(row: dict, config: dict, where: str) -> None:
-    stopped = "target_radius" in config
-    if ("decision" in row) != stopped or row.get("decision", 0) not in (-1, 0, 1):
-        what = "-1, 0 or 1" if stopped else "absent: nothing was to be decided"
-        raise ValueError(f"{where}: decision must be {what}")
-    for name, key in (("selection", "n0"), ("estimation", "n")):
-        votes = row[name]
-        if len(votes) != config["num_classes"]:
-            what = f"{len(votes)} classes, not {config['num_classes']}"
-            raise ValueError(f"{where}: {what}")
-        fewer = stopped and key == "n" and row["decision"] != 0
-        fits = 1 <= sum(votes) <= config[key] if fewer else sum(votes) == config[key]
-        if min(votes) < 0 or not fits:
-            rule = "sum to at most" if fewer else "sum to"
+class RecordWriter:
+    """A log opened for appending, under an exclusive lock.
+
+    Opening an existing log resumes it: a line that a crash cut short is removed,
+    and ``done`` names the images that need no further work.
+
+    Parameters
+    ----------
+    path : path
+        The log; made, with its folder, if absent.
+    config : mapping
+        Everything the records depend on, at least what the kind of log requires;
+        values that JSON can hold.
+    provenance : mapping
+        Notes for a new log's header; on resuming they may differ.
+    wait : bool
+        Wait for another writer of the same log to finish, instead of raising.
+
+    Attributes
+    ----------
+    done : set of int
+        Indices of the images that the log holds.
+
+    Raises
+    ------
+    ValueError
+        If the file is another kind of file, its configuration differs (the message
+        names the key and both values), or another process is writing it.
+
+    Notes
+    -----
+    Guarantee: after `write` returns, that image survives a crash, and no crash
+    loses an earlier one. Use it as a context manager.
+    """
+
+    kind: Kind
+
+    def __init__(
+        self,
+        path: Pathlike,
+        config: Mapping,
+        provenance: Mapping,
+        *,
+        wait: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        settings = json.loads(json.dumps(dict(config), allow_nan=False))
+        missing = [key for key in self.kind.required if key not in settings]
+        if missing:
+            raise ValueError(f"the configuration of a {self.kind.noun} needs {missing}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = open(self.path, "a+b")  # noqa: SIM115 - closed in __exit__
+        try:
+            _lock(self._file, self.path, wait)
+            self.done = self._resume(settings, dict(provenance))
+        except BaseException:
+            self._file.close()
+            raise
+        self._config = settings
+
+    def _resume(self, settings: dict, provenance: dict) -> set[int]:
+        self._file.seek(0)
+        content = self._file.read()
+        header, rows, intact = parse(content, self.path, self.kind)
+        if intact < len(content):
+            self._file.truncate(intact)
+        if header is None:
+            record = {"format": self.kind.format, "version": VERSION}
+            self._put({**record, "config": settings, "provenance": provenance})
+            return set()
+        if not content[:intact].endswith(b"\n"):
+            self._file.write(b"\n")
+        _compare(header["config"], settings, self.path)
+        return set(rows)
+
+    def write(self, record: dict) -> None:
+        """Write one image's record and wait until it is on the disk."""
+        self.kind.check(record, self._config, f"image {record['index']}")
+        self._put(record)
+        self.done.add(record["index"])
+
+    def _put(self, record: dict) -> None:
+        self._file.write(encode(record))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()  # releases the lock
+
+
+def _compare(logged: dict, wanted: dict, path: Path) -> None:
+    for key in sorted(logged.keys() | wanted.keys()):
+        old, new = logged.get(key), wanted.get(key)
+        if old != new:
             raise ValueError(
-                f"{where}: {name} counts {votes} do not {rule} {key} = {config[key]}"
+                f"{path} was sampled with {key} = {old!r}, not {new!r}; "
+                "use the same settings to resume it, or another file"
             )
+
+
+def _lock(file: BinaryIO, path: Path, wait: bool) -> None:
+    import fcntl  # not on Windows, where logs can still be read
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise ValueError(f"{path} is being written by another process") from None

@@ -13,9 +13,10 @@ from tqdm import tqdm
 from lipsmooth.data import Images, Pathlike, cache_folder, evenly_spaced, load_dataset
 from lipsmooth.inference import check_precision, optimized
 from lipsmooth.logs import LogWriter, VoteLog, read_log
-from lipsmooth.models import load_checkpoint, provenance, weights_digest
+from lipsmooth.models import provenance, weights_digest
 from lipsmooth.noise import CHUNK, NoiseStream, check_whole
-from lipsmooth.voting import Classifier, Segment, count_segments, device_of
+from lipsmooth.pretrained import load_base
+from lipsmooth.voting import Classifier, Segment, count_segments, whole_segment
 
 
 def count_votes(
@@ -74,13 +75,11 @@ def count_votes(
     ``ε ~ N(0, sigma² I)``, the premise of every certificate.
     """
     check_settings(sigma=sigma, n=n, start=start, batch_size=batch_size)
-    image = torch.as_tensor(x)
-    if not image.is_floating_point():
-        raise ValueError(f"x must be floating point, got {image.dtype}")
-    image = image.to(device_of(base_classifier, image))
-    stream = NoiseStream(image.shape, seed=seed, index=index, device=image.device)
+    segment = whole_segment(
+        base_classifier, x, n=n, seed=seed, index=index, start=start
+    )
     (counts,) = count_segments(
-        base_classifier, [Segment(image, stream, start, start + n)],
+        base_classifier, [segment],
         sigma=sigma, batch_size=batch_size, num_classes=num_classes,
     )  # fmt: skip
     return counts
@@ -195,13 +194,14 @@ def sample_votes(
     progress: bool = False,
     precision: str = "float32",
     fast: bool = True,
+    denoiser: Pathlike | None = None,
 ) -> VoteLog:
     """Return votes on a test set, sampling only what the cache lacks.
 
     Parameters
     ----------
-    checkpoint : path
-        See `lipsmooth.models.load_checkpoint`.
+    checkpoint, denoiser : path or str
+        See `lipsmooth.pretrained.load_base`.
     dataset_name : str or path
         See `lipsmooth.data.load_dataset`; its test split.
     sigma, n0, n, seed, batch_size, device, progress, precision, fast
@@ -223,7 +223,7 @@ def sample_votes(
     """
     dataset = load_dataset(dataset_name, "test")
     indices = evenly_spaced(len(dataset), images)
-    model, _ = load_checkpoint(checkpoint, device)
+    model, _ = load_base(checkpoint, device, denoiser=denoiser, sigma=sigma)
     settings = {"sigma": float(sigma), "n0": n0, "n": n, "seed": seed}
     place = torch.device(device)
     key = {
@@ -259,11 +259,12 @@ def vote_config(
     model, fast = None, fast and isinstance(base_classifier, nn.Module)
     if isinstance(base_classifier, nn.Module):
         model = weights_digest(base_classifier.to(place))
+    parts = base_classifier.parts() if hasattr(base_classifier, "parts") else {}
     if precision != "float32" and not fast:
         raise ValueError(f"precision {precision} needs a module and fast=True")
     return {
         "dataset": dataset.name, "split": dataset.split, "data": dataset.digest(),
-        "num_classes": len(dataset.classes), "model": model,
+        "num_classes": len(dataset.classes), "model": model, **parts,
         "sigma": float(sigma), "n0": int(n0), "n": int(n), "seed": int(seed),
         "rng": "numpy-sfc64" if place.type == "cpu" else f"torch-{place.type}",
         "chunk": CHUNK, "precision": _precision(place, precision), "folded": fast,

@@ -1,4 +1,4 @@
-"""Vote logs written by several workers, one shard each.
+"""Logs written by several workers, one shard each.
 
 Workers need not talk to one another: worker ``rank`` of ``world`` takes every
 ``world``-th image and writes its own file. Votes do not depend on who counts them,
@@ -9,13 +9,14 @@ import glob
 import os
 import re
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 
-from lipsmooth.logs import Pathlike, VoteLog, read_log
-from lipsmooth.records import DATA
+from lipsmooth.logs import VoteLog, read_log
+from lipsmooth.records import Pathlike
+from lipsmooth.scorelogs import SCORES, ScoreLog, read_score_log
 
 _SHARD = re.compile(r"(?P<base>.+)\.(?P<rank>\d+)-of-(?P<world>\d+)")
 
@@ -46,8 +47,8 @@ def shard_path(path: Pathlike, rank: int, world: int) -> Path:
     return Path(path if world == 1 else f"{path}.{rank}-of-{world}")
 
 
-def read_shards(*paths: Pathlike) -> VoteLog:
-    """Read a vote log, whether one worker wrote it or several.
+def read_shards(*paths: Pathlike) -> VoteLog | ScoreLog:
+    """Read a vote log or a score log, whether one worker wrote it or several.
 
     Parameters
     ----------
@@ -57,15 +58,15 @@ def read_shards(*paths: Pathlike) -> VoteLog:
 
     Returns
     -------
-    VoteLog
-        All their images, sorted by index.
+    VoteLog or ScoreLog
+        Which of the two is for the files to say. All their images, sorted by index.
 
     Raises
     ------
     ValueError
         If a shard is missing (the message names it), configurations differ, two
-        files contradict each other about an image; or as for
-        `lipsmooth.logs.read_log`.
+        files contradict each other about an image, or are of different kinds; or as
+        for `lipsmooth.logs.read_log`.
     FileNotFoundError
         If there is no such log.
 
@@ -87,7 +88,7 @@ def read_shards(*paths: Pathlike) -> VoteLog:
             advice = "finish sampling first" if gone else f"name {base} to read all"
             listed = ", ".join(map(str, gone or absent))
             raise ValueError(f"shards are missing: {listed}; {advice}")
-    logs = {file: read_log(file) for file in files}
+    logs = {file: _read(file) for file in files}
     for (base, _), group in groups.items():
         sizes = [len(logs[group[rank]]) for rank in sorted(group)]
         if max(sizes) - min(sizes) > 1:
@@ -110,10 +111,18 @@ def find_files(*paths: Pathlike) -> list[Path]:
     return [Path(file) for file in found]
 
 
-def _merge(logs: dict[Path, VoteLog]) -> VoteLog:
+def _read(file: Path) -> VoteLog | ScoreLog:
+    with open(file, "rb") as opened:
+        start = opened.read(100)
+    return read_score_log(file) if start and SCORES.begins(start) else read_log(file)
+
+
+def _merge(logs: dict[Path, VoteLog | ScoreLog]) -> VoteLog | ScoreLog:
     files, parts = list(logs), list(logs.values())
     first = parts[0]
     for file, log in logs.items():
+        if type(log) is not type(first):
+            raise ValueError(f"{files[0]} and {file} are logs of different kinds")
         for key in sorted(first.config.keys() | log.config.keys()):
             mine, other = first.config.get(key), log.config.get(key)
             if mine != other:
@@ -122,14 +131,14 @@ def _merge(logs: dict[Path, VoteLog]) -> VoteLog:
     if len(parts) == 1:
         return first
     source = np.repeat(np.arange(len(parts)), [len(log) for log in parts])
-    names = [field.name for field in fields(VoteLog)[2:]]
+    names = [field.name for field in fields(first)[2:]]
     columns = {
         name: np.concatenate([getattr(log, name) for log in parts])
         for name in names
         if getattr(first, name) is not None
     }
     _, kept, row = np.unique(columns["index"], return_index=True, return_inverse=True)
-    compared = [name for name in columns if name.removeprefix("counts_") in DATA]
+    compared = [name for name in columns if name not in ("index", "seconds")]
     for name in compared:
         differs = columns[name] != columns[name][kept][row]
         rows = np.flatnonzero(differs.reshape(len(row), -1).any(axis=1))
@@ -138,4 +147,4 @@ def _merge(logs: dict[Path, VoteLog]) -> VoteLog:
             image = columns["index"][rows[0]]
             raise ValueError(f"{here} contradicts {there} about image {image}")
     merged = {name: column[kept] for name, column in columns.items()}
-    return VoteLog(config=first.config, provenance=first.provenance, **merged)
+    return replace(first, **merged)

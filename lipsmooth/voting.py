@@ -58,43 +58,87 @@ def count_segments(
     ValueError
         If scores have the wrong shape, or an image or a score is not finite.
     """
-    first = segments[0].image
-    rows = min(batch_size, sum(stop - start for _, _, start, stop in segments))
+    counts = None
     with torch.inference_mode(), evaluating(base_classifier):
-        # Fresh memory costs a page fault per 4 kB: as much as the noise itself.
-        noise = torch.empty((rows, *first.shape), device=first.device)
-        noisy = noise if first.dtype == noise.dtype else noise.to(first.dtype)
-        owner = torch.empty(rows, dtype=torch.int64, device=first.device)
-        counts = None
-        for batch in _batches(segments, batch_size):
-            filled = 0
-            for number, start, stop in batch:
-                part = slice(filled, filled + stop - start)
-                image, stream, *_ = segments[number]
-                stream.fill(noise[part], start)
-                torch.add(image, noise[part], alpha=sigma, out=noisy[part])
-                owner[part] = number
-                filled = part.stop
-            scores = base_classifier(noisy[:filled])
-            classes = check_scores(scores, filled, num_classes)
+        batches = score_batches(
+            base_classifier, segments, sigma=sigma, batch_size=batch_size,
+            num_classes=num_classes,
+        )  # fmt: skip
+        for batch, scores in batches:
+            classes = scores.shape[1]
             if counts is None:
-                num_classes = classes
                 size = len(segments) * (classes + 1)
                 counts = torch.zeros(size, dtype=torch.int64, device=scores.device)
             # Scores that are not finite vote for a class of their own.
             votes = scores.argmax(dim=1)
             votes = torch.where(scores.isfinite().all(dim=1), votes, classes)
-            cells = owner[:filled].to(votes.device) * (classes + 1) + votes
+            numbers, starts, stops = torch.tensor(batch).T
+            owner = numbers.repeat_interleave(stops - starts).to(votes.device)
+            cells = owner * (classes + 1) + votes
             counts.scatter_add_(0, cells, torch.ones_like(votes))
     # Reading the device only now lets a GPU run ahead of Python.
     result = counts.cpu().numpy().reshape(len(segments), -1)
     for segment, failures in zip(segments, result[:, -1], strict=True):
         if failures:
-            fine = segment.image.isfinite().all()
-            what = "the base classifier's scores" if fine else "x"
-            where = f"image {segment.stream.index} has NaN or infinity"
-            raise ValueError(f"{what} must be finite; {where}")
+            raise not_finite(segment)
     return result[:, :-1].copy()
+
+
+def whole_segment(
+    base_classifier: Classifier,
+    x: Tensor | NDArray[np.float32],
+    *,
+    n: int,
+    seed: int,
+    index: int,
+    start: int,
+) -> Segment:
+    """Return ``n`` samples of an image, on the device where they are wanted."""
+    image = torch.as_tensor(x)
+    if not image.is_floating_point():
+        raise ValueError(f"x must be floating point, got {image.dtype}")
+    image = image.to(device_of(base_classifier, image))
+    stream = NoiseStream(image.shape, seed=seed, index=index, device=image.device)
+    return Segment(image, stream, start, start + n)
+
+
+def not_finite(segment: Segment) -> ValueError:
+    """Return the error to raise when a segment's scores are not finite."""
+    fine = segment.image.isfinite().all()
+    what = "the base classifier's scores" if fine else "x"
+    where = f"image {segment.stream.index} has NaN or infinity"
+    return ValueError(f"{what} must be finite; {where}")
+
+
+def score_batches(
+    base_classifier: Classifier,
+    segments: Sequence[Segment],
+    *,
+    sigma: float,
+    batch_size: int,
+    num_classes: int | None = None,
+) -> Iterator[tuple[list[tuple[int, int, int]], Tensor]]:
+    """Yield batches of (segment's number, from, to), and the scores of all of them.
+
+    The arguments are those of `count_segments`. It is for the caller to put the
+    classifier into evaluation mode and to look at NaN.
+    """
+    first = segments[0].image
+    rows = min(batch_size, sum(stop - start for _, _, start, stop in segments))
+    # Fresh memory costs a page fault per 4 kB: as much as the noise itself.
+    noise = torch.empty((rows, *first.shape), device=first.device)
+    noisy = noise if first.dtype == noise.dtype else noise.to(first.dtype)
+    for batch in _batches(segments, batch_size):
+        filled = 0
+        for number, start, stop in batch:
+            part = slice(filled, filled + stop - start)
+            image, stream, *_ = segments[number]
+            stream.fill(noise[part], start)
+            torch.add(image, noise[part], alpha=sigma, out=noisy[part])
+            filled = part.stop
+        scores = base_classifier(noisy[:filled])
+        num_classes = check_scores(scores, filled, num_classes)
+        yield batch, scores
 
 
 def _batches(
