@@ -114,7 +114,14 @@ def _sample(options: argparse.Namespace) -> None:
         "device": device, "progress": not options.quiet and rank == 0,
         "precision": options.precision, "fast": not options.plain,
     }  # fmt: skip
-    if options.target_radius is None:
+    if options.maps is not None:
+        from lipsmooth.moments import sample_moments
+
+        if options.target_radius is not None or options.alpha is not None:
+            raise ValueError("--maps goes without --target-radius and --alpha")
+        log = sample_moments(model, dataset, path, maps=options.maps, **settings)
+        votes = f"{len(log.maps)} maps, {options.n0} + {n} samples each"
+    elif options.target_radius is None:
         if options.alpha is not None:
             raise ValueError("sample takes --alpha with --target-radius only")
         log = sample_log(model, dataset, path, **settings)
@@ -179,7 +186,7 @@ def _analyze(options: argparse.Namespace) -> None:
 
 
 def _rule(options: argparse.Namespace) -> dict:
-    names = "alpha", "strategy", "randomize_seed"
+    names = "alpha", "strategy", "randomize_seed", "map"
     return {name: getattr(options, name) for name in names}
 
 
@@ -201,7 +208,7 @@ def _write_csv(frame: "pd.DataFrame", options: argparse.Namespace) -> None:
 
     logs = [Path(log).resolve() for log in (*options.log, *find_files(*options.log))]
     if options.out != "-" and Path(options.out).resolve() in logs:
-        raise ValueError(f"--out {options.out} would overwrite the vote log")
+        raise ValueError(f"--out {options.out} would overwrite the log")
     # pandas writes the shortest decimal that names the float: nothing is rounded.
     frame.to_csv(sys.stdout if options.out == "-" else options.out, index=False)
 

@@ -1,7 +1,8 @@
-"""Certificates from a vote log, whether its number of votes was fixed or not.
+"""Certificates from a log: of votes, whether their number was fixed or not, or scores.
 
 A fixed-``n`` bound is a statement about a number of votes that the votes had no say
-in. Where they had, only bounds that hold at every look certify.
+in. Where they had, only bounds that hold at every look certify. In the same way, a
+certificate from scores is for a map that these scores had no say in.
 """
 
 import numpy as np
@@ -9,40 +10,52 @@ from numpy.typing import NDArray
 
 from lipsmooth.certify import ABSTAIN, Certificates, certify_counts, predict_counts
 from lipsmooth.logs import VoteLog
+from lipsmooth.scorelogs import ScoreLog, SimplexMap
+from lipsmooth.scores import certify_scores
 from lipsmooth.sequential import RULE, stopping_rule
 from lipsmooth.strategies import votes_of
 
 
-def default_strategy(log: VoteLog) -> str:
-    """Return ``"sequential"`` if sampling stopped early, else ``"max-upper"``."""
+def default_strategy(log: VoteLog | ScoreLog) -> str:
+    """Return ``"sequential"`` if sampling stopped early, else ``"max-upper"``.
+
+    For scores it is ``"lvmrs"``.
+    """
+    if isinstance(log, ScoreLog):
+        return "lvmrs"
     return "max-upper" if log.decision is None else "sequential"
 
 
 def certify_log(
-    log: VoteLog,
+    log: VoteLog | ScoreLog,
     *,
     alpha: float,
     strategy: str | None = None,
     randomize_seed: int | None = None,
+    map: str | SimplexMap | None = None,
 ) -> Certificates:
-    """Certify the images of a vote log.
+    """Certify the images of a vote log or a score log.
 
     Parameters
     ----------
-    log : VoteLog
-        See `lipsmooth.logs.read_log`.
+    log : VoteLog or ScoreLog
+        See `lipsmooth.logs.read_log` and `lipsmooth.scorelogs.read_score_log`.
     alpha : float
         Total failure probability per image, in (0, 1).
     strategy : str, optional
-        One of `lipsmooth.certify.STRATEGIES`, or, for a log that was sampled with a
-        target radius, ``"sequential"``: that radius where it was decided to be
-        reached, else `ABSTAIN`. Of the others only ``"anytime"`` suits such a log: a
-        radius for each image at any level, decided or not. By default that of
+        For scores one of those of `lipsmooth.scores.certify_scores`. For votes one of
+        `lipsmooth.certify.STRATEGIES`, or, for a log that was sampled with a target
+        radius, ``"sequential"``: that radius where it was decided to be reached, else
+        `ABSTAIN`. Of the others only ``"anytime"`` suits such a log: a radius for
+        each image at any level, decided or not. By default that of
         `default_strategy`.
     randomize_seed : int, optional
         For randomised bounds, see `lipsmooth.certify.certify_counts`. The coins of
         an image follow from this seed and its index in the log. Not for
-        ``"sequential"`` and ``"anytime"``.
+        ``"sequential"`` and ``"anytime"``, nor for scores.
+    map : str or SimplexMap, optional
+        Which map of a score log to certify; needed if the log has several, and to be
+        named without a look at these images.
 
     Returns
     -------
@@ -53,7 +66,8 @@ def certify_log(
     ValueError
         If the strategy does not suit the log; if ``alpha`` is below the level at
         which a log decided; if a recorded decision does not follow from the votes;
-        or as for `lipsmooth.certify.certify_counts`.
+        if a log has several maps and none is named; or as for
+        `lipsmooth.certify.certify_counts` and `lipsmooth.scores.certify_scores`.
 
     Notes
     -----
@@ -63,6 +77,12 @@ def certify_log(
     radius; also where the votes themselves ended the sampling.
     """
     strategy = strategy or default_strategy(log)
+    if isinstance(log, ScoreLog):
+        if randomize_seed is not None:
+            raise ValueError("scores take no coins: drop the seed")
+        return _certify_map(map_of(log, map), alpha, strategy)
+    if map is not None:
+        raise ValueError(f"map {map} is for a log of scores; this one holds votes")
     if strategy == "sequential":
         if randomize_seed is not None:
             raise ValueError("strategy 'sequential' takes no coins: drop the seed")
@@ -80,15 +100,47 @@ def certify_log(
     )  # fmt: skip
 
 
+def map_of(log: ScoreLog, map: str | SimplexMap | None) -> ScoreLog:
+    """Return the log of one map, or raise if it is not plain which.
+
+    Raises
+    ------
+    ValueError
+        If the log lacks the map, or has several and none is named.
+    """
+    if map is None and len(log.maps) > 1:
+        raise ValueError(
+            f"the log has {len(log.maps)} maps, such as {log.maps[0]}; name one chosen "
+            "on other images: a choice on these would void their certificates"
+        )
+    return log.only(log.maps[0] if map is None else map)
+
+
+def _certify_map(log: ScoreLog, alpha: float, strategy: str) -> Certificates:
+    first, spread, mean, variance = (
+        values[:, 0]
+        for values in (
+            log.mean_selection, log.variance_selection, log.mean, log.variance,
+        )
+    )  # fmt: skip
+    return certify_scores(
+        first, mean, variance, log.n, sigma=log.config["sigma"], alpha=alpha,
+        strategy=strategy, variance_selection=spread,
+    )  # fmt: skip
+
+
 def predict_log(log: VoteLog, *, alpha: float) -> NDArray[np.int64]:
     """Predict by `lipsmooth.certify.predict_counts`, from a fixed number of votes.
 
     Raises
     ------
     ValueError
-        If the log stopped early, for the test counts on a fixed number; or as for
+        If the log stopped early, for the test counts on a fixed number, or holds
+        scores; or as for
         `lipsmooth.certify.predict_counts`.
     """
+    if isinstance(log, ScoreLog):
+        raise ValueError("prediction needs votes, but this is a log of scores")
     if log.decision is not None:
         raise ValueError(
             "prediction needs a number of votes that was fixed beforehand, but this "

@@ -13,7 +13,7 @@ Is the radius at least 0.5? Each image stops as soon as its votes have decided:
 Two workers, each with a shard of the log; the other commands read them together:
   torchrun --nproc-per-node 2 -m lipsmooth sample digits.pt votes.jsonl -n 10000
 """
-_LOG = "vote log; of one in shards, its name as given to sample, or all shards"
+_LOG = "log; of one in shards, its name as given to sample, or all shards"
 LOSS_OPTIONS = (
     ("copies", int, "noisy copies of an image per step (1, macer 16, others 2)"),
     ("weight", float, "of what is added to cross-entropy (consistency 10, macer 12)"),
@@ -58,11 +58,11 @@ def parser() -> argparse.ArgumentParser:
     _run_options(train, batch_size=128)
 
     sample = command(
-        "sample", "count votes on noisy images into a log, resuming what is there",
+        "sample", "count votes on noisy images, or take their scores, into a log",
         "digits.pt votes.jsonl --n 10000 --images 100",
     )  # fmt: skip
     sample.add_argument("checkpoint", help="written by train")
-    sample.add_argument("log", help="vote log to write or to resume")
+    sample.add_argument("log", help="log to write or to resume")
     _data_options(sample, dataset=None)
     sample.add_argument("--split", default="test", help="train or test (test)")
     sample.add_argument("--sigma", type=float, help="noise (that of training)")
@@ -78,6 +78,11 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--alpha", type=float, help="failure probability of that (0.001)"
     )
+    sample.add_argument(
+        "--maps", nargs="+", metavar="MAP",
+        help="no votes but scores, of maps such as softmax:1 sparsemax:0.5 hardmax; "
+        "the number is the temperature, which divides the logits",
+    )  # fmt: skip
     sample.add_argument("--images", type=int, help="this many, evenly spaced (all)")
     sample.add_argument(
         "--skip", type=int, default=1, help="of these every SKIP-th (1)"
@@ -90,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     _run_options(sample, batch_size=1000)
 
     certify = command(
-        "certify", "turn a vote log into certified radii",
+        "certify", "turn a log of votes or scores into certified radii",
         "votes.jsonl --alpha 0.001 --out certificates.csv",
     )  # fmt: skip
     certify.add_argument("log", nargs="+", help=_LOG)
@@ -162,7 +167,11 @@ def _level_options(parser: argparse.ArgumentParser, *, strategy: bool) -> None:
             "--strategy",
             help="mono, bonferroni, cpm, max-upper, planned, anytime, or, for votes "
             "sampled with a target radius, sequential or anytime "
-            "(max-upper or sequential)",
+            "(max-upper or sequential); for scores lvmrs, mono or planned (lvmrs)",
+        )  # fmt: skip
+        parser.add_argument(
+            "--map", help="of a score log with several: the one to certify, chosen "
+            "without a look at these images",
         )  # fmt: skip
         parser.add_argument(
             "--randomize-seed", type=int, metavar="SEED",

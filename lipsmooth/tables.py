@@ -8,29 +8,31 @@ import numpy as np
 import pandas as pd
 
 from lipsmooth.certify import ABSTAIN
-from lipsmooth.decisions import certify_log, default_strategy
+from lipsmooth.decisions import certify_log, default_strategy, map_of
 from lipsmooth.evaluate import round_down
 from lipsmooth.logs import Pathlike, VoteLog
 from lipsmooth.published import is_published, read_published, read_published_votes
+from lipsmooth.scorelogs import ScoreLog, SimplexMap
 from lipsmooth.shards import read_shards
 
 _NEEDED = ["label", "predict", "radius"]
 
 
 def certificate_table(
-    log: VoteLog,
+    log: VoteLog | ScoreLog,
     *,
     alpha: float,
     strategy: str | None = None,
     randomize_seed: int | None = None,
+    map: str | SimplexMap | None = None,
 ) -> pd.DataFrame:
-    """Certify every image of a vote log.
+    """Certify every image of a vote log or a score log.
 
     Parameters
     ----------
-    log : VoteLog
-        See `lipsmooth.logs.read_log`.
-    alpha, strategy, randomize_seed
+    log : VoteLog or ScoreLog
+        See `lipsmooth.shards.read_shards`.
+    alpha, strategy, randomize_seed, map
         See `lipsmooth.decisions.certify_log`.
 
     Returns
@@ -38,8 +40,9 @@ def certificate_table(
     DataFrame
         One row per image: ``idx``, ``label``, ``predict``, ``radius`` (unrounded),
         ``correct`` (0 or 1), ``p_a_lower``, ``p_b_upper``, ``sigma``, ``n`` (its
-        estimation votes), ``alpha``, ``strategy`` and, where coins were tossed,
-        ``randomize_seed``: all that a certificate depends on beside the votes.
+        estimation samples), ``alpha``, ``strategy``, for scores the ``map`` and, where
+        coins were tossed, ``randomize_seed``: all that a certificate depends on beside
+        the log.
 
     Raises
     ------
@@ -51,8 +54,9 @@ def certificate_table(
     Guarantee: that of `lipsmooth.decisions.certify_log`, image by image.
     """
     found = certify_log(
-        log, alpha=alpha, strategy=strategy, randomize_seed=randomize_seed
+        log, alpha=alpha, strategy=strategy, randomize_seed=randomize_seed, map=map
     )
+    scores = isinstance(log, ScoreLog)
     table = pd.DataFrame(
         {
             "idx": log.index,
@@ -63,11 +67,13 @@ def certificate_table(
             "p_a_lower": found.p_a_lower,
             "p_b_upper": found.p_b_upper,
             "sigma": log.config["sigma"],
-            "n": log.counts_estimation.sum(axis=1),
+            "n": log.n if scores else log.counts_estimation.sum(axis=1),
             "alpha": alpha,
             "strategy": strategy or default_strategy(log),
         }
     )
+    if scores:
+        table["map"] = str(map_of(log, map).maps[0])
     if randomize_seed is not None:
         table["randomize_seed"] = randomize_seed
     return table
@@ -79,18 +85,19 @@ def read_certificates(
     alpha: float = 0.001,
     strategy: str | None = None,
     randomize_seed: int | None = None,
+    map: str | SimplexMap | None = None,
 ) -> pd.DataFrame:
-    """Read certificates, or certify the votes if the file is a vote log.
+    """Read certificates, or certify what was sampled if the file is a log.
 
     Parameters
     ----------
     path : path
         A table separated by commas or tabs, with a header that has at least
-        ``label``, ``predict`` and ``radius``; or a vote log, in one file or in shards
+        ``label``, ``predict`` and ``radius``; or a log, in one file or in shards
         (see `lipsmooth.shards.read_shards`); or a published table or
         folder of votes, recognised and read by `lipsmooth.published`.
-    alpha, strategy, randomize_seed
-        For votes; see `certificate_table`.
+    alpha, strategy, randomize_seed, map
+        For a log; see `certificate_table`.
 
     Returns
     -------
@@ -104,7 +111,10 @@ def read_certificates(
     FileNotFoundError
         If there is no such file.
     """
-    rule = {"alpha": alpha, "strategy": strategy, "randomize_seed": randomize_seed}
+    rule = {
+        "alpha": alpha, "strategy": strategy, "randomize_seed": randomize_seed,
+        "map": map,
+    }  # fmt: skip
     if Path(path).is_dir():
         return certificate_table(read_published_votes(path), **rule)
     first = b"{"  # of shards, or of nothing

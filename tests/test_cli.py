@@ -219,7 +219,7 @@ def _analyze_text(capsys, tmp_path, text):
 def test_a_log_is_never_overwritten_by_its_certificates(log, capsys):
     before = Path(log).read_bytes()
     for command in ("certify", "predict"):
-        assert "would overwrite the vote log" in fails(
+        assert "would overwrite the log" in fails(
             capsys, command, log, "--out", os.path.relpath(log)
         )
     assert Path(log).read_bytes() == before
