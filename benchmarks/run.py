@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from counts import certifying, stopping
 from forward import has_bfloat16, measure
+from scores import scoring
 
 HERE = Path(__file__).resolve().parent
 # Keep freed memory instead of handing it back: every page anew costs a fault.
@@ -40,6 +41,18 @@ FULL = {
         {"images": 1000, "classes": 1000, "rows": 20, "rounds": 5},
     ],
     "stopping": {"n_max": 100_000, "points": 120},
+    "scores": [
+        {
+            "rows": 1000,
+            "classes": classes,
+            "spread": spread,
+            "step": 1,
+            "rounds": rounds,
+            "compiled": True,
+        }
+        for classes, rounds in ((10, 11), (1000, 3))
+        for spread in (1, 3)
+    ],
 }
 QUICK = {
     "networks": [
@@ -48,6 +61,17 @@ QUICK = {
     ],
     "certifying": [{"images": 20, "classes": 5, "rows": 5, "rounds": 1}],
     "stopping": {"n_max": 500, "points": 10},
+    "scores": [
+        {
+            "rows": 50,
+            "classes": classes,
+            "spread": 2,
+            "step": 20,
+            "rounds": 1,
+            "compiled": False,
+        }
+        for classes in (5, 100)
+    ],
 }
 
 
@@ -137,6 +161,9 @@ def report(results):
     lines += ["", "## Deciding a radius: mean votes", ""]
     keys = tuple(results["stopping"][0])
     lines += table(keys, [pick(row, keys) for row in results["stopping"]])
+    lines += ["", "## Moments of class scores, one thread", ""]
+    keys = tuple(results["scores"][0])
+    lines += table(keys, [pick(row, keys) for row in results["scores"]])
     return "\n".join(lines) + "\n"
 
 
@@ -169,6 +196,7 @@ def main():
         row for case in sizes["certifying"] for row in certifying(**case)
     ]
     results["stopping"] = stopping(**sizes["stopping"])
+    results["scores"] = [row for case in sizes["scores"] for row in scoring(**case)]
     options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, ensure_ascii=False)
     (options.out / "results.json").write_text(text + "\n")

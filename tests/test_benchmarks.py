@@ -24,13 +24,13 @@ def results(tmp_path_factory):
 
 def test_one_command_writes_results_and_a_report(results):
     found, folder = results
-    assert found.keys() == {"machine", "networks", "certifying", "stopping"}
+    assert found.keys() == {"machine", "networks", "certifying", "stopping", "scores"}
     assert {"processor", "cores", "threads", "torch"} < found["machine"].keys()
     report = (folder / "report.md").read_text()
     for table in report.split("\n\n"):
         rows = [line for line in table.splitlines() if line.startswith("|")]
         assert len({row.count("|") for row in rows}) <= 1
-    assert sum(line.startswith("| ---") for line in report.splitlines()) == 3
+    assert sum(line.startswith("| ---") for line in report.splitlines()) == 4
     for case in found["networks"]:
         assert case["ratios"].keys() == {"default", "tuned"}
         assert all(v > 0 for r in case["ratios"].values() for v in r.values())
@@ -45,6 +45,14 @@ def test_stopping_lies_between_the_limit_and_fixed_n(results):
     for row in results[0]["stopping"]:
         assert row["limit"] < row["sequential"] < row["fixed n"]
         assert 0 <= row["undecided, fixed n"] < row["undecided"] < 1
+
+
+def test_moments_at_once_are_those_of_the_loop(results):
+    ways = {row["way"] for row in results[0]["scores"]}
+    assert ways == {"loop", "at once"}
+    for row in results[0]["scores"]:
+        assert row["error of means"] < 2e-6
+        assert row["error of deviations"] < 1e-6
 
 
 def test_the_committed_results_are_of_the_full_size():
