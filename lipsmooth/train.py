@@ -86,7 +86,8 @@ def train_classifier(
     -------
     list of dict
         Per epoch: ``epoch``, ``loss``, ``accuracy`` (on the noisy training
-        images, while learning), ``seconds``. The model is in evaluation mode.
+        images, attacked if the loss attacks, while learning), ``seconds``. The
+        model is in evaluation mode.
 
     Raises
     ------

@@ -253,6 +253,16 @@ class TestLayoutAndPrecision:
         history = train_classifier(model, digits, precision="bfloat16", **QUICK)
         assert history[-1]["loss"] < 2.3
 
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("loss", LOSSES)
+    def test_a_gpu_trains_in_bfloat16(self, digits, loss):
+        settings = {"loss": loss, "channels_last": True, **SMALL[loss]}
+        history = train_classifier(
+            fresh(), digits, precision="bfloat16", device="cuda",
+            **{**QUICK, "epochs": 3, **settings},
+        )  # fmt: skip
+        assert history[-1]["accuracy"] > history[0]["accuracy"]
+
     def test_scores_leave_the_network_in_float32(self):
         model = nn.Conv2d(1, 2, 3)
         for precision in ("float32", "bfloat16"):
