@@ -1,21 +1,16 @@
-"""Attacks on a smoothed classifier, and the accuracy that they leave.
-
-A certificate bounds robust accuracy from below, an attack bounds it from above.
-"""
+"""Attacks on a smoothed classifier: gradients of an average over the noise."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from lipsmooth.intervals import check_alpha
 from lipsmooth.noise import NoiseStream
 from lipsmooth.sampling import check_settings
-from lipsmooth.voting import Classifier, Segment, count_segments, device_of, evaluating
+from lipsmooth.voting import Classifier, device_of, evaluating
 
 
 def attack_smoothed(
@@ -88,10 +83,10 @@ def attack_smoothed(
     if not (np.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size must be positive, got {step_size}")
     images = x.to(device_of(base_classifier, x))
-    labels = torch.as_tensor(np.asarray(y), device=images.device)
+    labels = torch.tensor(np.array(y), device=images.device)
     if labels.shape != (len(images),):
         raise ValueError(f"y has shape {tuple(labels.shape)} for {len(images)} images")
-    reach = torch.as_tensor(np.asarray(radius, dtype=np.float32), device=images.device)
+    reach = torch.tensor(np.array(radius, dtype=np.float32), device=images.device)
     if reach.shape not in ((), labels.shape) or not (reach >= 0).all():
         raise ValueError(f"radius must be at least 0, one or per image, got {radius}")
     reach = reach.expand(len(images)).to(images.dtype)
@@ -137,155 +132,3 @@ def _ascent(model: Classifier, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
 def lengths(v: Tensor) -> Tensor:
     """Return L2 lengths of perturbations, shaped so that they divide them."""
     return v.flatten(1).norm(dim=1).view(-1, *[1] * (v.ndim - 1))
-
-
-def outvoted(counts: ArrayLike, y: ArrayLike, *, alpha: float) -> NDArray[np.bool_]:
-    """Tell where some class has significantly more votes than class ``y``.
-
-    Parameters
-    ----------
-    counts : array_like of int, shape (images, classes)
-        Votes, each row from samples that had no part in finding the image.
-    y : array_like of int, shape (images,)
-        The class that is challenged.
-    alpha : float
-        Probability of a false alarm per image, in (0, 1).
-
-    Returns
-    -------
-    ndarray of bool, shape (images,)
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit, a count is negative, or ``alpha`` is not in (0, 1).
-
-    Notes
-    -----
-    Guarantee: where the smoothed classifier's prediction *is* ``y``, the answer is True
-    with probability at most ``alpha``. Each rival's share of the votes that it and
-    ``y`` have together is at most one half then; the exact binomial test of that is
-    made at ``alpha / (classes - 1)`` for the rival with most votes.
-    """
-    votes, own = np.asarray(counts), np.asarray(y)
-    if votes.ndim != 2 or votes.shape[1] < 2 or own.shape != votes.shape[:1]:
-        raise ValueError(
-            f"counts has shape {votes.shape} and y {own.shape}; (images, classes) and "
-            "(images,) are needed"
-        )
-    if np.any(votes < 0):
-        raise ValueError(f"counts must not be negative, got {votes.min()}")
-    level = check_alpha(alpha) / (votes.shape[1] - 1)
-    mine = np.take_along_axis(votes, own[:, np.newaxis], axis=1)[:, 0]
-    others = votes.copy()
-    np.put_along_axis(others, own[:, np.newaxis], 0, axis=1)
-    rival = others.max(axis=1)
-    # P(X >= rival) for X ~ Binomial(rival + mine, 1/2)
-    tail = np.where(rival > 0, betainc(np.maximum(rival, 1), mine + 1, 0.5), 1.0)
-    return tail <= level
-
-
-def broken_radii(
-    base_classifier: Classifier,
-    x: Tensor,
-    y: ArrayLike,
-    *,
-    sigma: float,
-    radii: Sequence[float],
-    votes: int,
-    alpha: float,
-    seed: int,
-    indices: Sequence[int] | None = None,
-    batch_size: int = 1000,
-    **settings,
-) -> NDArray[np.float64]:
-    """Attack images at growing radii; return the first at which each is broken.
-
-    Parameters
-    ----------
-    base_classifier, x, y, sigma, seed, indices, batch_size
-        See `attack_smoothed`; ``sigma`` is positive.
-    radii : sequence of float
-        Increasing, at least 0. An image that is broken is not attacked again. At 0 the
-        image itself is judged.
-    votes : int
-        Votes at each attacked image, from noise that the attack has not seen.
-    alpha : float
-        Probability, in (0, 1), of calling an image broken that is not broken at any
-        radius; shared out equally over the radii.
-    **settings
-        ``steps``, ``noise_samples``, ``step_size``, ``bounds`` of `attack_smoothed`.
-
-    Returns
-    -------
-    ndarray, shape (images,)
-        A radius, or infinity: the true distance to another answer is at most this with
-        probability at least ``1 - alpha``. The share of images for which it exceeds
-        ``r`` bounds the robust accuracy at ``r`` from above, see `empirical_accuracy`.
-
-    Raises
-    ------
-    ValueError
-        If ``radii`` do not increase, or as for `attack_smoothed`.
-    """
-    reach = np.asarray(radii, dtype=float)
-    rising = reach.ndim == 1 and len(reach) and np.all(np.diff(reach) > 0)
-    if not rising or not reach[0] >= 0:
-        raise ValueError(f"radii must increase from at least 0, got {radii}")
-    check_settings(sigma=sigma, votes=votes)
-    labels = np.asarray(y)
-    numbers = np.arange(len(x)) if indices is None else np.asarray(indices)
-    place = device_of(base_classifier, x)
-    found = np.full(len(x), np.inf)
-    for radius in reach:
-        left = np.flatnonzero(np.isinf(found))
-        if not len(left):
-            break
-        attacked = x[left].to(place)
-        if radius > 0:
-            attacked = attack_smoothed(
-                base_classifier, attacked, labels[left], sigma=sigma, radius=radius,
-                seed=seed, indices=numbers[left], batch_size=batch_size, **settings,
-            )  # fmt: skip
-        # Another seed: the attack has chosen its images by looking at the first.
-        streams = (
-            NoiseStream(x.shape[1:], seed=seed + 1, index=int(i), device=place)
-            for i in numbers[left]
-        )
-        segments = [
-            Segment(image, stream, 0, votes)
-            for image, stream in zip(attacked, streams, strict=True)
-        ]
-        counts = count_segments(
-            base_classifier, segments, sigma=sigma, batch_size=batch_size
-        )
-        fallen = outvoted(counts, labels[left], alpha=alpha / len(reach))
-        found[left[fallen]] = radius
-    return found
-
-
-def empirical_accuracy(broken: ArrayLike, at: ArrayLike) -> NDArray[np.float64]:
-    """Return the share of images that no attack broke within radius ``at``.
-
-    Parameters
-    ----------
-    broken : array_like, shape (images,) or (attacks, images)
-        Results of `broken_radii`; of several attacks the best one counts.
-    at : array_like
-        Radii, any shape.
-
-    Returns
-    -------
-    ndarray, the shape of at
-        An upper bound for robust accuracy, where certified accuracy is a lower one.
-
-    Raises
-    ------
-    ValueError
-        If there is no image, or a radius is NaN.
-    """
-    distances = np.atleast_2d(np.asarray(broken, dtype=float)).min(axis=0)
-    if not distances.size or np.any(np.isnan(distances)):
-        raise ValueError("broken must hold a radius, or infinity, for each image")
-    fallen = np.searchsorted(np.sort(distances), np.asarray(at, float), side="right")
-    return 1 - fallen / len(distances)

@@ -1,5 +1,7 @@
 """Attacks find the boundary where it is known, and never enter a certified ball."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,15 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import binom, binomtest
 
-from lipsmooth.attack import (
-    attack_smoothed,
+from lipsmooth.attack import attack_smoothed
+from lipsmooth.certify import ABSTAIN, certify_counts
+from lipsmooth.data import load_dataset
+from lipsmooth.empirical import (
     broken_radii,
     empirical_accuracy,
     outvoted,
+    outvoted_at,
 )
-from lipsmooth.certify import ABSTAIN, certify_counts
-from lipsmooth.data import load_dataset
 from lipsmooth.models import load_checkpoint
 from lipsmooth.sampling import count_votes, sample_votes
 from lipsmooth.train import trained_classifier
@@ -119,11 +122,11 @@ def test_no_digit_is_broken_inside_its_certified_ball(digits):
 def test_more_noise_and_more_steps_make_a_stronger_attack(digits):
     model, x, y, _ = digits
 
+    judge = partial(outvoted_at, model, sigma=0.25, n=200, seed=1)
+
     def left(**settings):
-        found = broken_radii(
-            model, x, y, sigma=0.25, radii=[0.6], votes=200, alpha=0.01, seed=0,
-            **settings,
-        )  # fmt: skip
+        attack = partial(attack_smoothed, model, sigma=0.25, seed=0, **settings)
+        found = broken_radii(attack, judge, x, y, radii=[0.6], alpha=0.01)
         return np.mean(np.isinf(found))
 
     weak = left(steps=1, noise_samples=1, step_size=1.0)
@@ -224,23 +227,55 @@ def test_of_several_attacks_the_best_counts():
     assert_allclose(both, [1, 2 / 3, 1 / 3, 0])
 
 
+ATTACK = partial(attack_smoothed, half_space, sigma=0.5, seed=0)
+JUDGE = partial(outvoted_at, half_space, sigma=0.5, n=4000, seed=1)
+
+
 def test_radii_grow_and_broken_images_stay_broken(points):
     ones = np.ones(len(points), dtype=int)
     radii = [0, 0.1, 0.3, 1.0, 3.0]
-    found = broken_radii(
-        half_space, points, ones, sigma=0.5, radii=radii, votes=4000, alpha=1e-4,
-        seed=0,
-    )  # fmt: skip
+    found = broken_radii(ATTACK, JUDGE, points, ones, radii=radii, alpha=1e-4)
     truth = distance(points)
     # Never broken closer than the truth, and soon after it.
     assert np.all(found >= truth)
     first = [next((r for r in radii if r > d + 0.1), np.inf) for d in truth]
     assert np.all(found <= first)
-    wrong = broken_radii(
-        half_space, points, 1 - ones, sigma=0.5, radii=[0], votes=4000, alpha=1e-4,
-        seed=0,
-    )  # fmt: skip
+    wrong = broken_radii(ATTACK, JUDGE, points, 1 - ones, radii=[0], alpha=1e-4)
     assert np.mean(wrong == 0) > 0.8
+
+
+def test_a_broken_image_is_not_asked_again_and_the_level_is_shared_out(points):
+    asked = []
+
+    def attack(x, y, *, radius, indices):
+        asked.append((radius, indices.tolist()))
+        return x
+
+    def judge(x, y, *, indices, alpha):
+        assert alpha == pytest.approx(0.1 / 3)
+        return np.isin(indices, [5, 7])
+
+    found = broken_radii(
+        attack, judge, points[:3], [1, 1, 1], radii=[0, 1, 2], alpha=0.1,
+        indices=[5, 6, 7],
+    )  # fmt: skip
+    assert found.tolist() == [0, np.inf, 0]
+    assert asked == [(1, [6]), (2, [6])]
+
+
+def test_judging_draws_the_votes_of_count_votes(digits):
+    model, x, y, _ = digits
+    counts = [
+        count_votes(model, x[i], sigma=0.25, n=100, seed=3, index=9 + i)
+        for i in range(4)
+    ]
+    for y in (0, 1, 5):
+        claimed = np.full(4, y)
+        found = outvoted_at(
+            model, x[:4], claimed, sigma=0.25, n=100, seed=3, alpha=0.01,
+            indices=[9, 10, 11, 12], batch_size=33,
+        )  # fmt: skip
+        assert_array_equal(found, outvoted(counts, claimed, alpha=0.01))
 
 
 @pytest.mark.parametrize(
@@ -265,10 +300,11 @@ def test_bad_attacks_are_refused(change, message):
 def test_bad_judgements_are_refused():
     for radii in ([], [0.2, 0.1], [-1.0], [0.1, 0.1], [np.nan]):
         with pytest.raises(ValueError, match="radii must increase"):
-            broken_radii(
-                half_space, torch.zeros(1, 2), [1], sigma=0.5, radii=radii, votes=10,
-                alpha=0.1, seed=0,
-            )  # fmt: skip
+            broken_radii(ATTACK, JUDGE, torch.zeros(1, 2), [1], radii=radii, alpha=0.1)
+    with pytest.raises(ValueError, match="alpha must lie in"):
+        broken_radii(ATTACK, JUDGE, torch.zeros(1, 2), [1], radii=[1], alpha=2)
+    with pytest.raises(ValueError, match="sigma must be positive"):
+        JUDGE(torch.zeros(1, 2), [1], sigma=0.0, alpha=0.1)
     with pytest.raises(ValueError, match="are needed"):
         outvoted([[1, 2]], [0, 1], alpha=0.1)
     with pytest.raises(ValueError, match="must not be negative"):
