@@ -210,6 +210,8 @@ def load_checkpoint(path: Pathlike, device: str = "cpu") -> tuple[nn.Module, dic
     """
     content = read_checkpoint(path, device)
     metadata = content["metadata"]
+    if "num_classes" not in metadata:
+        raise ValueError(f"{path} has no classifier but a {metadata['arch']} model")
     spec = {key: metadata[key] for key in ("arch", "shape", "num_classes")}
     model = build_model(**spec)
     try:

@@ -1,0 +1,162 @@
+"""Denoisers and classifiers from files, folders and the hub; nothing is executed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lipsmooth.data import Pathlike
+from lipsmooth.denoise import ARCH, DenoisedClassifier, Denoiser, require
+from lipsmooth.improved_diffusion import SCHEDULE, from_improved_diffusion
+from lipsmooth.models import FORMAT, Normalize, load_checkpoint
+
+HUB = "hub:"
+"""In front of the name of a model that is to be downloaded."""
+
+
+def load_base(
+    checkpoint: Pathlike,
+    device: str = "cpu",
+    *,
+    denoiser: Pathlike | None = None,
+    sigma: float | None = None,
+    steps: int = 1,
+) -> tuple[nn.Module, dict]:
+    """Load a base classifier, with a denoiser in front of it if one is named.
+
+    Parameters
+    ----------
+    checkpoint : path or str
+        For `lipsmooth.models.load_checkpoint`; a folder, or ``"hub:NAME"``, for
+        `load_vit`.
+    device : str
+        Where the classifier goes.
+    denoiser : path or str, optional
+        For `load_denoiser`.
+    sigma : float, optional
+        Of the noise that the denoiser is to remove. By default that of the
+        checkpoint's training.
+    steps : int
+        For `lipsmooth.denoise.DenoisedClassifier`.
+
+    Returns
+    -------
+    classifier : nn.Module
+        In evaluation mode.
+    metadata : dict
+        As `lipsmooth.models.load_checkpoint` returns it; empty for a folder.
+
+    Raises
+    ------
+    ValueError
+        As for the loaders, or if no timestep of the denoiser fits ``sigma``.
+    """
+    if str(checkpoint).startswith(HUB) or Path(checkpoint).is_dir():
+        classifier, metadata = load_vit(checkpoint), {}
+    else:
+        classifier, metadata = load_checkpoint(checkpoint)
+    if denoiser is not None:
+        network, alphas_cumprod = load_denoiser(denoiser)
+        classifier = DenoisedClassifier(
+            network, classifier, alphas_cumprod=alphas_cumprod, steps=steps,
+            sigma=metadata.get("sigma", 0) if sigma is None else sigma,
+            size=getattr(classifier, "size", None),
+        )  # fmt: skip
+    return classifier.to(device).eval(), metadata
+
+
+def load_denoiser(source: Pathlike) -> Denoiser:
+    """Load a diffusion model. Nothing in a file is executed.
+
+    Parameters
+    ----------
+    source : path or str
+        a file
+            a checkpoint of `lipsmooth.diffusion.train_denoiser`, or OpenAI's
+            ``cifar10_uncond_50M_500K.pt``, which is converted;
+        a folder
+            as diffusers saves a ``UNet2DModel`` and its scheduler, weights as
+            safetensors;
+        ``"hub:NAME"``
+            the same from the Hugging Face hub, such as ``hub:google/ddpm-cifar10-32``.
+
+    Returns
+    -------
+    Denoiser
+        On the CPU, in evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing or is no denoiser, or the model predicts something
+        other than noise.
+    """
+    diffusers = require("diffusers")
+    name = str(source)
+    if name.startswith(HUB) or Path(source).is_dir():
+        name = name.removeprefix(HUB)
+        network = diffusers.UNet2DModel.from_pretrained(name, use_safetensors=True)
+        scheduler = diffusers.DDPMScheduler.from_pretrained(name)
+        if scheduler.config.prediction_type != "epsilon":
+            kind = scheduler.config.prediction_type
+            raise ValueError(f"{name} predicts {kind!r}; a noise prediction is needed")
+        return Denoiser(network.eval(), scheduler.alphas_cumprod)
+    content = _read(source)
+    if "input_blocks.0.0.weight" in content:
+        schedule = diffusers.DDPMScheduler(**SCHEDULE).alphas_cumprod
+        return Denoiser(from_improved_diffusion(content), schedule)
+    metadata = content.get("metadata", {})
+    if content.get("format") != FORMAT or metadata.get("arch") != ARCH:
+        raise ValueError(f"{source} is not a denoiser")
+    network = diffusers.UNet2DModel(**metadata["config"])
+    network.load_state_dict(content["weights"])
+    scheduler = diffusers.DDPMScheduler(**metadata["schedule"])
+    return Denoiser(network.eval(), scheduler.alphas_cumprod)
+
+
+def _read(source: Pathlike) -> dict:
+    if not Path(source).is_file():
+        raise ValueError(f"denoiser {source} does not exist")
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file it cannot read
+        kind = type(error).__name__
+        raise ValueError(f"{source} is truncated or no denoiser ({kind})") from None
+    return content if isinstance(content, dict) else {}
+
+
+def load_vit(source: Pathlike, *, classes: Sequence[str] | None = None) -> nn.Module:
+    """Load an image classifier of transformers, such as a ViT tuned on CIFAR-10.
+
+    Parameters
+    ----------
+    source : path or str
+        A folder as ``save_pretrained`` writes it, or ``"hub:NAME"``.
+    classes : sequence of str, optional
+        The dataset's class names, which the model's must then be, in this order.
+
+    Returns
+    -------
+    nn.Module
+        From images in [0, 1] of its ``size`` (height, width) to an output with
+        ``logits``; normalisation is part of it. In evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        If the classes differ.
+    """
+    transformers = require("transformers")
+    name = str(source).removeprefix(HUB)
+    auto = transformers.AutoModelForImageClassification
+    model = auto.from_pretrained(name, weights_only=True)
+    found = [model.config.id2label[k].lower() for k in range(model.config.num_labels)]
+    if classes is not None and found != [label.lower() for label in classes]:
+        raise ValueError(f"{name} has classes {found}, not {list(classes)}")
+    processor = transformers.AutoImageProcessor.from_pretrained(name)
+    mean, std = processor.image_mean, processor.image_std
+    per_channel = ([[[value]] for value in values] for values in (mean, std))
+    classifier = nn.Sequential(Normalize(*per_channel), model).eval()
+    classifier.size = (processor.size["height"], processor.size["width"])
+    return classifier
