@@ -80,9 +80,29 @@ def _train(options: argparse.Namespace) -> None:
     print(f"{options.checkpoint}: {len(history)} epochs, {right}")
 
 
+def _train_denoiser(options: argparse.Namespace) -> None:
+    import torch
+
+    from lipsmooth.data import load_dataset
+    from lipsmooth.denoise import build_denoiser
+    from lipsmooth.diffusion import train_denoiser
+
+    _check_device(options.device)
+    dataset = load_dataset(options.dataset, "train", root=options.root)
+    torch.manual_seed(options.seed)
+    history = train_denoiser(
+        build_denoiser(dataset.shape, width=options.width), dataset,
+        epochs=options.epochs, batch_size=options.batch_size, seed=options.seed,
+        learning_rate=options.learning_rate, device=options.device,
+        checkpoint=options.checkpoint, progress=not options.quiet,
+    )  # fmt: skip
+    left = f"{100 * history[-1]['loss']:.1f} % of the noise's variance not predicted"
+    print(f"{options.checkpoint}: {len(history)} epochs, {left}")
+
+
 def _sample(options: argparse.Namespace) -> None:
     from lipsmooth.data import evenly_spaced, load_dataset
-    from lipsmooth.models import load_checkpoint
+    from lipsmooth.pretrained import load_base
     from lipsmooth.pursuit import sample_decisions
     from lipsmooth.sampling import sample_log
     from lipsmooth.shards import shard_path, worker
@@ -92,7 +112,9 @@ def _sample(options: argparse.Namespace) -> None:
     if device == "cuda" and world > 1:
         device = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
     _check_device(device)
-    model, metadata = load_checkpoint(options.checkpoint, device)
+    model, metadata = load_base(
+        options.checkpoint, device, denoiser=options.denoiser, sigma=options.sigma
+    )
     sigma = metadata.get("sigma") if options.sigma is None else options.sigma
     name = options.dataset or metadata.get("dataset")
     if sigma is None or name is None:
@@ -231,6 +253,7 @@ def _check_device(name: str) -> None:
 
 _COMMANDS = {
     "train": _train,
+    "train-denoiser": _train_denoiser,
     "sample": _sample,
     "certify": _certify,
     "predict": _predict,

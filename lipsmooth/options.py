@@ -57,11 +57,28 @@ def parser() -> argparse.ArgumentParser:
     _loss_options(train)
     _run_options(train, batch_size=128)
 
+    denoiser = command(
+        "train-denoiser", "train a diffusion model, to put in front of a classifier",
+        "denoiser.pt --dataset cifar10 --width 128 --epochs 500 --batch-size 256 "
+        "--learning-rate 3e-4 --device cuda",
+    )  # fmt: skip
+    denoiser.add_argument("checkpoint", help="file to write; resumed if it exists")
+    _data_options(denoiser, dataset="digits")
+    denoiser.add_argument("--width", type=int, default=16, help="channels (16)")
+    denoiser.add_argument("--epochs", type=int, default=40, help="(40)")
+    denoiser.add_argument("--learning-rate", type=float, default=8e-3, help="(0.008)")
+    _run_options(denoiser, batch_size=64)
+
     sample = command(
         "sample", "count votes on noisy images, or take their scores, into a log",
         "digits.pt votes.jsonl --n 10000 --images 100",
     )  # fmt: skip
-    sample.add_argument("checkpoint", help="written by train")
+    sample.add_argument("checkpoint", help="written by train, or a transformers folder")
+    sample.add_argument(
+        "--denoiser", metavar="FILE",
+        help="written by train-denoiser, or cifar10_uncond_50M_500K.pt, or a diffusers "
+        "folder: denoise each noisy image before it is classified",
+    )  # fmt: skip
     sample.add_argument("log", help="log to write or to resume")
     _data_options(sample, dataset=None)
     sample.add_argument("--split", default="test", help="train or test (test)")
