@@ -135,6 +135,7 @@ def _sample(options: argparse.Namespace) -> None:
         "indices": indices[rank::world], "batch_size": options.batch_size,
         "device": device, "progress": not options.quiet and rank == 0,
         "precision": options.precision, "fast": not options.plain,
+        "compiled": options.compile,
     }  # fmt: skip
     if options.maps is not None:
         from lipsmooth.moments import sample_moments

@@ -5,21 +5,19 @@ image are taken a block at a time, whatever batches they came in, so that the mo
 are the same for every batch size if the logits are.
 """
 
-import time
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from lipsmooth.data import Images, Pathlike
-from lipsmooth.inference import optimized
 from lipsmooth.models import provenance
-from lipsmooth.noise import NoiseStream, check_whole
-from lipsmooth.sampling import check_settings, find_images, vote_config
+from lipsmooth.noise import check_whole
+from lipsmooth.runs import check_settings, prepare
 from lipsmooth.scorelogs import (
     ScoreLog,
     ScoreWriter,
@@ -185,13 +183,15 @@ def sample_moments(
     ----------
     base_classifier, dataset, path, sigma, seed, indices, batch_size
         As for `lipsmooth.sampling.sample_log`.
-    maps, compiled
+    maps
         As for `score_moments`.
     n0, n : int
         At least 2 each. Selection samples, numbered 0 to n0 − 1, and estimation
         samples, numbered n0 to n0 + n − 1: no sample serves both.
     device, progress, wait, precision, fast
         As for `lipsmooth.sampling.sample_log`.
+    compiled : bool
+        As there, and for the arithmetic of the maps as in `score_moments`.
 
     Returns
     -------
@@ -204,45 +204,22 @@ def sample_moments(
         As for `score_moments` and `lipsmooth.sampling.sample_log`.
     """
     chosen = parse_maps(maps)
-    check_settings(sigma=sigma, batch_size=batch_size)
     _check_samples(n0=n0, n=n)
-    wanted = find_images(dataset, indices)
-    place = torch.device(device)
-    config = vote_config(
-        base_classifier, dataset, place, sigma=sigma, n0=n0, n=n, seed=seed,
-        precision=precision, fast=fast,
+    run = prepare(
+        base_classifier, dataset, indices=indices, device=device, sigma=sigma, n0=n0,
+        n=n, seed=seed, batch_size=batch_size, precision=precision, fast=fast,
+        compiled=compiled,
     )  # fmt: skip
-    if config["folded"]:
-        base_classifier = optimized(base_classifier, precision=precision)
-    config["maps"] = [str(each) for each in chosen]
-    with ScoreWriter(path, config, provenance(place), wait=wait) as log:
-        remaining = [i for i in dict.fromkeys(wanted.tolist()) if i not in log.done]
-        together = max(1, batch_size // (n0 + n))  # images that share a batch
-        bar = tqdm(
-            total=len(remaining), desc=f"sampling σ={sigma:g}", unit="image",
-            disable=not progress,
-        )  # fmt: skip
-        for first in range(0, len(remaining), together):
-            began = time.perf_counter()
-            group = remaining[first : first + together]
-            labels, segments = [], []
-            for index in group:
-                x, label = dataset[index]
-                labels.append(label)
-                stream = NoiseStream(x.shape, seed=seed, index=index, device=place)
-                image = Segment(x.to(place), stream, 0, n0)
-                segments += [image, image._replace(start=n0, stop=n0 + n)]
-            moments = _moments_of(
-                base_classifier, segments, maps=chosen, sigma=sigma,
-                batch_size=batch_size, num_classes=len(dataset.classes),
-                compiled=compiled,
-            )  # fmt: skip
-            seconds = (time.perf_counter() - began) / len(group)
-            for row in zip(group, labels, moments[::2], moments[1::2], strict=True):
-                log.append(*row, seconds)
-            bar.update(len(group))
-        bar.close()
-    return read_score_log(path).select(wanted)
+    run.config["maps"] = [str(each) for each in chosen]
+    measure = partial(
+        _moments_of, run.classifier, maps=chosen, sigma=sigma, batch_size=batch_size,
+        num_classes=len(dataset.classes), compiled=compiled,
+    )  # fmt: skip
+    with ScoreWriter(path, run.config, provenance(run.place), wait=wait) as log:
+        run.fill(
+            log.done, measure, log.append, batch_size=batch_size, progress=progress
+        )
+    return read_score_log(path).select(run.wanted)
 
 
 def _moments_of(

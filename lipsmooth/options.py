@@ -109,6 +109,10 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--plain", action="store_true", help="sample the network as it is, unfolded"
     )
+    sample.add_argument(
+        "--compile", action="store_true",
+        help="pass it through torch.compile, for GPUs: half a minute at first",
+    )  # fmt: skip
     _run_options(sample, batch_size=1000)
 
     certify = command(

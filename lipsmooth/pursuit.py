@@ -17,11 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lipsmooth.data import Images, Pathlike
-from lipsmooth.inference import optimized
 from lipsmooth.logs import LogWriter, VoteLog, read_log
 from lipsmooth.models import provenance
 from lipsmooth.noise import NoiseStream
-from lipsmooth.sampling import check_settings, find_images, vote_config
+from lipsmooth.runs import prepare
 from lipsmooth.sequential import RULE, Boundaries, stopping_rule
 from lipsmooth.voting import Classifier, check_scores, evaluating
 
@@ -48,6 +47,7 @@ def sample_decisions(
     wait: bool = False,
     precision: str = "float32",
     fast: bool = True,
+    compiled: bool = False,
 ) -> VoteLog:
     """Sample each image until it is decided whether its radius reaches a target.
 
@@ -64,7 +64,7 @@ def sample_decisions(
     batch_size : int
         Samples in one forward pass, of several images; the log does not depend on
         it. Noise is kept for up to ``batch_size / 10`` images at a time.
-    device, progress, wait, precision, fast
+    device, progress, wait, precision, fast, compiled
         See `lipsmooth.sampling.sample_log`.
 
     Returns
@@ -86,28 +86,24 @@ def sample_decisions(
     After ``m`` estimation samples an image's votes are those of
     `lipsmooth.sampling.count_votes` with ``start=n0, n=m``.
     """
-    check_settings(sigma=sigma, n0=n0, n=n, batch_size=batch_size)
-    rule = stopping_rule(target_radius, sigma=sigma, n=n, alpha=alpha)
-    wanted = find_images(dataset, indices)
-    place = torch.device(device)
-    config = vote_config(
-        base_classifier, dataset, place, sigma=sigma, n0=n0, n=n, seed=seed,
-        precision=precision, fast=fast,
+    run = prepare(
+        base_classifier, dataset, indices=indices, device=device, sigma=sigma, n0=n0,
+        n=n, seed=seed, batch_size=batch_size, precision=precision, fast=fast,
+        compiled=compiled,
     )  # fmt: skip
-    if config["folded"]:
-        base_classifier = optimized(base_classifier, precision=precision)
+    rule = stopping_rule(target_radius, sigma=sigma, n=n, alpha=alpha)
     aim = {"target_radius": float(target_radius), "alpha": float(alpha)}
-    config.update(aim, stopping=RULE)
-    with LogWriter(path, config, provenance(place), wait=wait) as log:
-        remaining = [int(i) for i in dict.fromkeys(wanted) if i not in log.done]
+    run.config.update(aim, stopping=RULE)
+    with LogWriter(path, run.config, provenance(run.place), wait=wait) as log:
+        remaining = run.remaining(log.done)
         candidates = (
             Candidate(
-                i, *dataset[i], rule=rule, n0=n0, seed=seed, device=place,
+                i, *dataset[i], rule=rule, n0=n0, seed=seed, device=run.place,
                 classes=len(dataset.classes),
             ) for i in remaining
         )  # fmt: skip
         for image in tqdm(
-            pursue(base_classifier, candidates, sigma=sigma, batch_size=batch_size),
+            pursue(run.classifier, candidates, sigma=sigma, batch_size=batch_size),
             desc=f"deciding R ≥ {target_radius:g}", unit="image",
             total=len(remaining), disable=not progress,
         ):  # fmt: skip
@@ -115,7 +111,7 @@ def sample_decisions(
                 image.index, image.label, image.selection, image.estimation,
                 image.seconds, image.decision,
             )  # fmt: skip
-    return read_log(path).select(wanted)
+    return read_log(path).select(run.wanted)
 
 
 class Candidate:

@@ -2,20 +2,18 @@
 
 import hashlib
 import json
-import time
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from lipsmooth.data import Images, Pathlike, cache_folder, evenly_spaced, load_dataset
-from lipsmooth.inference import check_precision, optimized
 from lipsmooth.logs import LogWriter, VoteLog, read_log
 from lipsmooth.models import provenance, weights_digest
-from lipsmooth.noise import CHUNK, NoiseStream, check_whole
+from lipsmooth.noise import CHUNK
 from lipsmooth.pretrained import load_base
+from lipsmooth.runs import arithmetic, check_settings, prepare
 from lipsmooth.voting import Classifier, Segment, count_segments, whole_segment
 
 
@@ -101,6 +99,7 @@ def sample_log(
     wait: bool = False,
     precision: str = "float32",
     fast: bool = True,
+    compiled: bool = False,
 ) -> VoteLog:
     """Sample the votes of many images into a log, going on from what it holds.
 
@@ -130,6 +129,10 @@ def sample_log(
     precision, fast : str, bool
         A module is sampled as `lipsmooth.inference.optimized` makes it, unless
         ``fast`` is false.
+    compiled : bool
+        Pass that copy through ``torch.compile``, which needs a C++ compiler: tens of
+        seconds at first, worth it on a GPU. Votes can differ from those of the
+        uncompiled copy in close cases, so the log says so.
 
     Returns
     -------
@@ -142,41 +145,21 @@ def sample_log(
         As for `count_votes` and `lipsmooth.logs.LogWriter`, or if an index is
         not in the dataset.
     """
-    check_settings(sigma=sigma, n0=n0, n=n, batch_size=batch_size)
-    wanted = find_images(dataset, indices)
-    place = torch.device(device)
-    config = vote_config(
-        base_classifier, dataset, place, sigma=sigma, n0=n0, n=n, seed=seed,
-        precision=precision, fast=fast,
+    run = prepare(
+        base_classifier, dataset, indices=indices, device=device, sigma=sigma, n0=n0,
+        n=n, seed=seed, batch_size=batch_size, precision=precision, fast=fast,
+        compiled=compiled,
     )  # fmt: skip
-    if config["folded"]:
-        base_classifier = optimized(base_classifier, precision=precision)
-    with LogWriter(path, config, provenance(place), wait=wait) as log:
-        remaining = [i for i in dict.fromkeys(wanted.tolist()) if i not in log.done]
-        together = max(1, batch_size // (n0 + n))  # images that share a batch
-        bar = tqdm(
-            remaining, f"sampling σ={sigma:g}", unit="image", disable=not progress
-        )
-        for first in range(0, len(remaining), together):
-            group = remaining[first : first + together]
-            began = time.perf_counter()
-            labels, segments = [], []
-            for index in group:
-                x, label = dataset[index]
-                labels.append(label)
-                stream = NoiseStream(x.shape, seed=seed, index=index, device=place)
-                image = Segment(x.to(place), stream, 0, n0)
-                segments += [image, image._replace(start=n0, stop=n0 + n)]
-            counts = count_segments(
-                base_classifier, segments, sigma=sigma, batch_size=batch_size,
-                num_classes=len(dataset.classes),
-            )  # fmt: skip
-            seconds = (time.perf_counter() - began) / len(group)
-            for row in zip(group, labels, counts[::2], counts[1::2], strict=True):
-                log.append(*row, seconds)
-            bar.update(len(group))
-        bar.close()
-    return read_log(path).select(wanted)
+
+    def count(segments: list[Segment]) -> NDArray[np.int64]:
+        return count_segments(
+            run.classifier, segments, sigma=sigma, batch_size=batch_size,
+            num_classes=len(dataset.classes),
+        )  # fmt: skip
+
+    with LogWriter(path, run.config, provenance(run.place), wait=wait) as log:
+        run.fill(log.done, count, log.append, batch_size=batch_size, progress=progress)
+    return read_log(path).select(run.wanted)
 
 
 def sample_votes(
@@ -229,7 +212,7 @@ def sample_votes(
     key = {
         **settings, "model": weights_digest(model), "data": dataset.digest(),
         "device": place.type, "chunk": CHUNK, "torch": str(torch.__version__),
-        "precision": _precision(place, precision), "folded": fast,
+        "precision": arithmetic(place, precision), "folded": fast,
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = (
@@ -239,61 +222,3 @@ def sample_votes(
         model, dataset, path, **settings, indices=indices, batch_size=batch_size,
         device=device, progress=progress, wait=True, precision=precision, fast=fast,
     )  # fmt: skip
-
-
-def vote_config(
-    base_classifier: Classifier,
-    dataset: Images,
-    place: torch.device,
-    *,
-    sigma: float,
-    n0: int,
-    n: int,
-    seed: int,
-    precision: str = "float32",
-    fast: bool = False,
-) -> dict:
-    """Move the classifier to ``place``; return everything its votes depend on."""
-    NoiseStream((), seed=seed)
-    check_precision(precision, place)
-    model, fast = None, fast and isinstance(base_classifier, nn.Module)
-    if isinstance(base_classifier, nn.Module):
-        model = weights_digest(base_classifier.to(place))
-    parts = base_classifier.parts() if hasattr(base_classifier, "parts") else {}
-    if precision != "float32" and not fast:
-        raise ValueError(f"precision {precision} needs a module and fast=True")
-    return {
-        "dataset": dataset.name, "split": dataset.split, "data": dataset.digest(),
-        "num_classes": len(dataset.classes), "model": model, **parts,
-        "sigma": float(sigma), "n0": int(n0), "n": int(n), "seed": int(seed),
-        "rng": "numpy-sfc64" if place.type == "cpu" else f"torch-{place.type}",
-        "chunk": CHUNK, "precision": _precision(place, precision), "folded": fast,
-    }  # fmt: skip
-
-
-def find_images(dataset: Images, indices: ArrayLike | None) -> NDArray[np.int64]:
-    """Return ``indices``, or all positions; raise unless the dataset has them."""
-    wanted = np.asarray(range(len(dataset)) if indices is None else indices)
-    if wanted.dtype.kind not in "iu":
-        raise ValueError(f"indices must be whole numbers, got {wanted.dtype} values")
-    outside = wanted[(wanted < 0) | (wanted >= len(dataset))]
-    if len(outside) or not len(wanted):
-        what = f"image {outside[0]}" if len(outside) else "no image"
-        raise ValueError(
-            f"{what} was asked for; {dataset.name} {dataset.split} has {len(dataset)}"
-        )
-    return wanted
-
-
-def _precision(device: torch.device, wanted: str) -> str:
-    shortened = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    tf32 = device.type == "cuda" and shortened and wanted == "float32"
-    return "tf32" if tf32 else wanted
-
-
-def check_settings(*, sigma: float, **counts: int) -> None:
-    """Raise unless ``sigma`` is positive and the counts are whole numbers."""
-    if not (np.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma must be positive and finite, got {sigma}")
-    for name, value in counts.items():
-        check_whole(name, value, least=0 if name == "start" else 1)

@@ -175,6 +175,7 @@ def test_what_a_user_can_get_wrong(folder, log, tmp_path, capsys):
     assert "batch_size must be" in sampling("--batch-size", 0)
     assert "--skip must be at least 1, got 0" in sampling("--skip", 0)
     assert "'validation'" in sampling("--split", "validation")
+    assert "compiled=True needs a module" in sampling("--compile", "--plain")
     assert not new.exists()
 
     gone = tmp_path / "gone"
@@ -271,7 +272,8 @@ from importlib.abc import MetaPathFinder
 
 class Absent(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name in {"torch", "torchvision", "sklearn", "tqdm", "filelock", "pooch", "platformdirs"}:
+        if name in {"torch", "torchvision", "sklearn", "tqdm", "filelock", "pooch",
+                    "platformdirs"}:
             raise ModuleNotFoundError(f"no {name} here", name=name)
 
 sys.meta_path.insert(0, Absent())
