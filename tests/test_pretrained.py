@@ -15,6 +15,7 @@ from lipsmooth.improved_diffusion import CIFAR10, SCHEDULE, from_improved_diffus
 from lipsmooth.logs import read_log
 from lipsmooth.models import build_model, save_checkpoint, weights_digest
 from lipsmooth.pretrained import load_base, load_denoiser, load_vit
+from lipsmooth.scorelogs import read_score_log
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse",
            "ship", "truck")  # fmt: skip
@@ -186,6 +187,10 @@ def test_the_command_line(tmp_path, capsys):
     assert (
         main(["certify", str(tmp_path / "denoised"), "--out", str(tmp_path / "c")]) == 0
     )
+    scores = [*sample[:2], str(tmp_path / "scores"), *sample[2:], "--maps", "softmax:1"]
+    assert main([*scores, "--denoiser", denoiser]) == 0
+    config = read_score_log(tmp_path / "scores").config
+    assert config["denoiser"] == logs["denoised"].config["denoiser"]
     # Without --sigma: that of training, which has no timestep.
     assert main([*sample[:2], str(tmp_path / "x"), "--denoiser", denoiser]) == 2
     assert "sigma must lie in" in capsys.readouterr().err
