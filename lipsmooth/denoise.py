@@ -151,8 +151,9 @@ class DenoisedClassifier(nn.Module):
         self.size = None if size is None else tuple(size)
         down = torch.linspace(timestep, 0, steps + 1, dtype=torch.float64)[:-1]
         self.timesteps = down.round().long().tolist()
+        self.shares = alphas_cumprod[self.timesteps].double().tolist()
         # Buffers: what the scores depend on is then part of the weights' digest.
-        self.register_buffer("alphas", alphas_cumprod[self.timesteps].float())
+        self.register_buffer("alphas", torch.tensor(self.shares))
         plan = [*self.timesteps, *(self.size or (0, 0))]
         self.register_buffer("plan", torch.tensor(plan))
 
@@ -166,18 +167,16 @@ class DenoisedClassifier(nn.Module):
 
     def denoise(self, noisy: Tensor) -> Tensor:
         """Return the denoised images, clipped to [0, 1], in the same shape."""
-        levels = self.alphas.to(noisy.dtype)
-        x = levels[0].sqrt() * (2 * noisy - 1)
-        for number, timestep in enumerate(self.timesteps):
-            alpha = levels[number]
+        clean = 2 * noisy - 1
+        noise = torch.zeros_like(noisy)
+        for timestep, share in zip(self.timesteps, self.shares, strict=True):
+            signal, spread = math.sqrt(share), math.sqrt(1 - share)
+            # At first the noisy image itself, scaled; it brings its noise along.
+            x = signal * clean + spread * noise
             predicted = self.denoiser(x, timestep)
             noise = getattr(predicted, "sample", predicted)[:, : noisy.shape[1]]
-            clean = (x - (1 - alpha).sqrt() * noise) / alpha.sqrt()
-            clean = clean.clamp(-1, 1)
-            if number + 1 < len(self.timesteps):
-                rest = (x - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-                alpha = levels[number + 1]
-                x = alpha.sqrt() * clean + (1 - alpha).sqrt() * rest
+            clean = ((x - spread * noise) / signal).clamp(-1, 1)
+            noise = (x - signal * clean) / spread
         return (clean + 1) / 2
 
     def parts(self) -> dict:
