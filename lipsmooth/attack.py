@@ -24,7 +24,7 @@ def attack_smoothed(
     noise_samples: int = 16,
     seed: int,
     indices: Sequence[int] | None = None,
-    step_size: float = 0.2,
+    path_length: float = 2.5,
     bounds: tuple[float, float] | None = None,
     batch_size: int = 1000,
 ) -> Tensor:
@@ -39,7 +39,7 @@ def attack_smoothed(
     base_classifier : callable
         Differentiable; see `lipsmooth.sampling.count_votes`. It is attacked in
         evaluation mode; gradients of its weights are neither needed nor kept.
-    x : Tensor, shape (images, *shape)
+    x : Tensor, shape (images, ...)
         The images.
     y : array_like of int, shape (images,)
         The class that each image is to be driven away from: its label, or the class
@@ -55,9 +55,9 @@ def attack_smoothed(
         Of the noise.
     indices : sequence of int, optional
         Numbers of the images, 0, 1, … by default; the noise depends on them.
-    step_size : float
-        Length of the first step, as a share of the radius. Later steps shrink
-        linearly, so that the walk settles.
+    path_length : float
+        Length of all steps together, in radii. They shrink linearly: the walk gets to
+        the surface in time, and settles.
     bounds : tuple of float, optional
         Smallest and largest value of a pixel that the attacker may use. By default
         none: a certificate speaks about the whole ball.
@@ -80,8 +80,8 @@ def attack_smoothed(
     smoothed classifier, whose gradient this is.
     """
     check_settings(sigma=sigma or 1.0, steps=steps, noise_samples=noise_samples)
-    if not (np.isfinite(step_size) and step_size > 0):
-        raise ValueError(f"step_size must be positive, got {step_size}")
+    if not (np.isfinite(path_length) and path_length > 0):
+        raise ValueError(f"path_length must be positive, got {path_length}")
     images = x.to(device_of(base_classifier, x))
     labels = torch.tensor(np.array(y), device=images.device)
     if labels.shape != (len(images),):
@@ -106,7 +106,7 @@ def attack_smoothed(
             samples = step * noise_samples, (step + 1) * noise_samples
             noise = sigma * torch.stack([stream.take(*samples) for stream in streams])
             slope = _ascent(base_classifier, start + delta, labels[rows], noise)
-            size = step_size * end * (1 - step / steps)
+            size = 2 * path_length * (steps - step) / (steps * (steps + 1)) * end
             delta = delta + size * slope / lengths(slope).clamp_min(1e-30)
             delta = delta * (end / lengths(delta).clamp_min(1e-30)).clamp_max(1)
             if bounds is not None:

@@ -32,7 +32,7 @@ def ascend_noise_level(
     ----------
     base_classifier : callable
         Differentiable, from images to scores; see `lipsmooth.sampling.count_votes`.
-    x : Tensor, shape (images, *shape)
+    x : Tensor, shape (images, ...)
         The images.
     sigma : float
         Noise level at which all images start.

@@ -133,7 +133,7 @@ def broken_radii(
         Called as ``judge(x, y, indices=…, alpha=…)``, tells which images are *not*
         given class ``y``, and is wrong about one that is with probability at most
         ``alpha``: `outvoted_at`, or for other classifiers a rule of their own.
-    x : Tensor, shape (images, *shape)
+    x : Tensor, shape (images, ...)
         The images.
     y : array_like of int, shape (images,)
         Their classes.

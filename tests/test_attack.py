@@ -119,6 +119,16 @@ def test_no_digit_is_broken_inside_its_certified_ball(digits):
     assert alarms(4.0) > 20
 
 
+@pytest.mark.parametrize("steps", [1, 3, 50])
+def test_the_walk_gets_to_the_surface_however_few_the_steps(digits, steps):
+    model, x, y, _ = digits
+    attacked = attack_smoothed(
+        model, x[:8], y[:8], sigma=0.25, radius=1.5, seed=0, steps=steps,
+        noise_samples=4,
+    )  # fmt: skip
+    assert_allclose((attacked - x[:8]).flatten(1).norm(dim=1), 1.5, rtol=0.01)
+
+
 def test_more_noise_and_more_steps_make_a_stronger_attack(digits):
     model, x, y, _ = digits
 
@@ -129,7 +139,7 @@ def test_more_noise_and_more_steps_make_a_stronger_attack(digits):
         found = broken_radii(attack, judge, x, y, radii=[0.6], alpha=0.01)
         return np.mean(np.isinf(found))
 
-    weak = left(steps=1, noise_samples=1, step_size=1.0)
+    weak = left(steps=1, noise_samples=1, path_length=1.0)
     assert left(steps=10, noise_samples=16) < weak - 0.05
 
 
@@ -286,7 +296,7 @@ def test_judging_draws_the_votes_of_count_votes(digits):
         ({"radius": [0.1, 0.2]}, "one or per image"),
         ({"steps": 0}, "steps must be a whole number"),
         ({"noise_samples": 0}, "noise_samples must be a whole number"),
-        ({"step_size": 0}, "step_size must be positive"),
+        ({"path_length": 0}, "path_length must be positive"),
         ({"y": [1, 1]}, r"y has shape \(2,\) for 1 images"),
         ({"indices": [1, 2]}, "2 indices for 1 images"),
     ],
