@@ -39,7 +39,7 @@ def softmax(logits: Tensor, temperature: float) -> Tensor:
     Guarantee: in the L2 norm, the scores as a vector are ``1 / (2 temperature)``-
     Lipschitz in the logits, each of them ``√2 / (4 temperature)``-Lipschitz.
     """
-    return torch.softmax(_centred(logits, temperature) / temperature, dim=-1)
+    return torch.softmax(_scaled(logits, temperature), dim=-1)
 
 
 def sparsemax(logits: Tensor, temperature: float) -> Tensor:
@@ -71,7 +71,7 @@ def sparsemax(logits: Tensor, temperature: float) -> Tensor:
     ----------
     Martins and Astudillo (2016), Algorithm 1 and Proposition 2.
     """
-    scaled = _centred(logits, temperature) / temperature
+    scaled = _scaled(logits, temperature)
     if scaled.dtype in (torch.float16, torch.bfloat16):  # too coarse to add up
         return sparsemax(logits.float(), temperature).to(logits.dtype)
     # What lies below -1 is never in the support; two below, it cannot overflow a sum.
@@ -103,7 +103,7 @@ def hardmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
     ValueError
         As for `softmax`.
     """
-    votes = _centred(logits, temperature).argmax(dim=-1, keepdim=True)
+    votes = _scaled(logits, temperature).argmax(dim=-1, keepdim=True)
     return torch.zeros_like(logits).scatter(-1, votes, 1)
 
 
@@ -120,8 +120,8 @@ def apply(simplex_map: SimplexMap, logits: Tensor) -> Tensor:
     return MAPS[simplex_map.name](logits, simplex_map.temperature)
 
 
-def _centred(logits: Tensor, temperature: float) -> Tensor:
-    """Return logits less their largest, which no map notices, or raise."""
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    """Return logits, less their largest, over the temperature, or raise."""
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     if not logits.is_floating_point():
@@ -131,4 +131,6 @@ def _centred(logits: Tensor, temperature: float) -> Tensor:
     centred = logits - logits.detach().amax(dim=-1, keepdim=True)
     if not centred.isfinite().all():
         raise ValueError("logits must be finite; some are NaN or infinite")
-    return centred
+    # A temperature that the arithmetic would take for 0 or infinity is as good as one.
+    known = torch.finfo(torch.promote_types(logits.dtype, torch.float32))
+    return centred / min(max(temperature, known.tiny), known.max)

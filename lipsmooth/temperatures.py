@@ -100,9 +100,8 @@ def grid_moments(
     """
     rows, classes = logits.shape
     at = {n: [k for k, each in enumerate(maps) if each.name == n] for n in NAMES}
-    grids = {
-        n: logits.new_tensor([maps[k].temperature for k in at[n]]) for n in NAMES
-    }  # fmt: skip
+    given = [min(max(each.temperature, 1e-30), 1e30) for each in maps]  # of float32
+    grids = {n: logits.new_tensor([given[k] for k in at[n]]) for n in NAMES}
     out = logits.new_empty((2, len(maps), classes), dtype=torch.float64)
     if at["hardmax"]:
         votes = torch.bincount(logits.argmax(dim=1), minlength=classes).double()
@@ -218,7 +217,8 @@ def _moments(
         out[:, k] = torch.stack([sums[0] / rows, sums[1] - sums[0].square() / rows])
     dense = sorted(set(range(len(grid))) - set(sparse))
     of = _compiled() if compiled else _dense
-    size = _ENTRIES["compiled" if compiled else columns.device.type]
+    kind = "compiled" if compiled else columns.device.type
+    size = _ENTRIES.get(kind, _ENTRIES["cuda"])
     size = max(1, size // columns.numel())
     for first in range(0, len(dense), size):
         part = dense[first : first + size]

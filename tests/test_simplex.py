@@ -86,10 +86,11 @@ class TestSparsemax:
 
     def test_huge_and_tiny(self):
         z = torch.tensor([[3e38, 0.0, -3e37], [1e-38, 0.0, 0.0]])
-        for temperature in (1e-30, 1.0, 1e30):
-            p = sparsemax(z, temperature)
-            assert p.isfinite().all()
-            torch.testing.assert_close(p.sum(dim=1), torch.ones(2))
+        for temperature in (1e-60, 1e-30, 1.0, 1e30, 1e60):
+            for name in MAPS:
+                p = MAPS[name](z, temperature)
+                assert p.isfinite().all()
+                torch.testing.assert_close(p.sum(dim=1), torch.ones(2))
 
 
 class TestAll:
