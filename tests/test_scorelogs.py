@@ -302,7 +302,9 @@ def test_the_command_line(folder, tmp_path, capsys):
 def test_what_a_user_can_get_wrong(folder, tmp_path, capsys):
     log, model, new = folder / "s.jsonl", folder / "m.pt", tmp_path / "new"
     for command in ("certify", "analyze"):
-        assert "2 maps, such as softmax:0.5; name one chosen" in fails(capsys, command, log)
+        assert "2 maps, such as softmax:0.5; name one chosen" in fails(
+            capsys, command, log
+        )
         text = fails(capsys, command, log, "--map", "hardmax")
         assert "no map hardmax:1.0; it has softmax:0.5, sparsemax:2.0" in text
         assert "got 'soft'" in fails(capsys, command, log, "--map", "soft")
