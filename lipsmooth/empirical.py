@@ -151,7 +151,8 @@ def broken_radii(
     ndarray, shape (images,)
         A radius, or infinity: the true distance to another answer is at most this with
         probability at least ``1 - alpha``. The share of images for which it exceeds
-        ``r`` bounds the robust accuracy at ``r`` from above, see `empirical_accuracy`.
+        ``r`` bounds the robust accuracy at ``r`` from above, but for false alarms: on
+        average at most ``alpha`` of the images. See `empirical_accuracy`.
 
     Raises
     ------
@@ -183,14 +184,16 @@ def empirical_accuracy(broken: ArrayLike, at: ArrayLike) -> NDArray[np.float64]:
     Parameters
     ----------
     broken : array_like, shape (images,) or (attacks, images)
-        Results of `broken_radii`; of several attacks the best one counts.
+        Results of `broken_radii`; of several attacks the best one counts,
+        and their ``alpha`` add up.
     at : array_like
         Radii, any shape.
 
     Returns
     -------
     ndarray, the shape of at
-        An upper bound for robust accuracy, where certified accuracy is a lower one.
+        An upper bound for robust accuracy, up to the false alarms of the judge, where
+        certified accuracy is a lower one.
 
     Raises
     ------

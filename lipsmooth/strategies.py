@@ -6,8 +6,9 @@ strategy may look at decides whether it is sound: the selection counts freely, t
 estimation counts only through bounds that were fixed before them.
 
 All take ``selection`` and ``estimation`` of shape (images, classes), ``top`` of
-shape (images,), the total level ``alpha`` and, per image, the number ``u`` that
-randomises the bounds, or None; all return ``(p_a_lower, p_b_upper)``.
+shape (images,), the total level ``alpha`` and the two numbers per image, ``u`` of
+shape (2, images), that randomise the bounds, or None; all return
+``(p_a_lower, p_b_upper)``.
 """
 
 from collections.abc import Callable
@@ -189,9 +190,8 @@ def _bounds(top, rival_votes, counts, level_a, level_b, u) -> Pair:
     upper = _upper(rival_votes, n, level_b, u)
     # A true lower bound leaves the rivals no more than its complement, at no further
     # cost. Without coins that is never the smaller bound unless level_a is larger.
-    if u is not None or np.any(level_a > level_b):
-        upper = np.minimum(upper, 1 - lower)
-    return lower, upper
+    free = np.asarray(level_a > level_b) | (u is not None)
+    return lower, np.where(free, np.minimum(upper, 1 - lower), upper)
 
 
 def _lower(k, n, level, u) -> Array:
