@@ -116,8 +116,9 @@ class DenoisedClassifier(nn.Module):
     -----
     Guarantee: a deterministic function of its input, row by row in evaluation mode.
     Its noise must come from outside and be that of smoothing, ``ε ~ N(0, σ² I)`` on
-    pixels in [0, 1], not clipped. Then every certificate of this package holds for
-    the smoothed composite, whatever the denoiser returns.
+    pixels in [0, 1], not clipped. Then every certificate of this package that uses no
+    Lipschitz constant holds for the smoothed composite, whatever the denoiser returns;
+    one that does needs the composite's constant.
 
     References
     ----------

@@ -19,7 +19,7 @@ Norm = Callable[[nn.Module, Shape], float]
 
 _CONSTANTS = {
     **dict.fromkeys((nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, MaxMin), 1.0),
-    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Tanh, nn.Hardtanh, nn.Softplus), 1.0),
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Tanh, nn.Hardtanh), 1.0),
     nn.Sigmoid: 0.25,
 }
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -168,7 +168,7 @@ def local_lower_bound(
 
     Around each input, pairs of points are sought by gradient ascent whose scores differ
     as much as possible for their distance. The distance shrinks from half the reach to
-    a thousandth of it: wide pairs see where to go, close ones are the steepest.
+    a five-hundredth of it: wide pairs see where to go, close ones are the steepest.
 
     Parameters
     ----------

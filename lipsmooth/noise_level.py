@@ -131,8 +131,10 @@ def search_noise_level(sampler: Sampler, search: Search) -> NoiseLevel:
     Notes
     -----
     Guarantee: none, and none is needed, as long as the certificate comes from samples
-    that the search has not seen. If the radius is quasiconcave in the noise level the
-    search ends near the optimum, up to sampling error; otherwise it ends somewhere.
+    that the search has not seen. If the radius is strictly quasiconcave where it is
+    positive, a comparison of two different radii errs by at most ``step``, up to
+    sampling error; comparisons of two zeros tell nothing, and otherwise the search ends
+    somewhere.
 
     The two radii of a comparison use the same noise samples: their *difference* is far
     less noisy than either. Every comparison has samples of its own, lest one unlucky

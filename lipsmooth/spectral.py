@@ -157,7 +157,7 @@ def gram_bound(matrices: Tensor, *, terms: int = 1) -> float:
     -----
     With ``G = M Mᴴ`` the norm of M is at most ``‖G^(2^t)‖_F`` to the power
     ``1 / 2^(t+1)``, and at least that divided by ``min(m, k)`` to half that power.
-    Each step squares G, so the gap closes at a doubly exponential rate; matrices whose
+    Each step squares that power of G and takes the root of this gap; matrices whose
     upper bound is below another's lower bound are left out.
     """
     matrices = matrices.reshape(-1, *matrices.shape[-2:])
