@@ -1,21 +1,16 @@
 """Training small diffusion models, the denoisers of `lipsmooth.denoise`."""
 
-import hashlib
-import json
-import math
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lipsmooth import data, denoise, models
-from lipsmooth.data import Images, Pathlike, cache_folder, load_dataset
+from lipsmooth.data import Images, Pathlike, load_dataset
 from lipsmooth.denoise import SCHEDULE, WIDTH, build_denoiser, require
-from lipsmooth.models import read_checkpoint, save_checkpoint
+from lipsmooth.epochs import cached, check_run, run_epochs
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 64, 8e-3
 """For digits: about half a minute on a CPU. A start for CIFAR-10 on a GPU, not tuned
@@ -76,7 +71,9 @@ def train_denoiser(
         "batch_size": batch_size, "learning_rate": float(learning_rate), "seed": seed,
         "schedule": SCHEDULE,
     }  # fmt: skip
-    _check_settings(epochs, batch_size, learning_rate, seed)
+    check_run(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+    )
     alphas_cumprod = require("diffusers").DDPMScheduler(**SCHEDULE).alphas_cumprod
     network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
@@ -84,31 +81,15 @@ def train_denoiser(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=max(steps, 2), pct_start=0.1
     )
-    parts = {"optimizer": optimizer, "schedule": schedule}
-    history: list[dict] = []
-    if checkpoint is not None and Path(checkpoint).exists():
-        history = _resume(checkpoint, network, parts, settings)
-    bar = tqdm(
-        total=epochs, initial=len(history), unit="epoch", disable=not progress,
-        desc="training denoiser",
+    train_epoch = partial(
+        _train_epoch, network, dataset, optimizer, schedule, alphas_cumprod.to(device),
+        batch_size=batch_size, seed=seed,
     )  # fmt: skip
-    with bar:
-        for epoch in range(len(history), epochs):
-            began = time.perf_counter()
-            loss = _train_epoch(
-                network, dataset, optimizer, schedule, alphas_cumprod.to(device),
-                batch_size=batch_size, key=(seed, epoch),
-            )  # fmt: skip
-            seconds = round(time.perf_counter() - began, 6)
-            history.append({"epoch": epoch + 1, "loss": loss, "seconds": seconds})
-            if checkpoint is not None:
-                state = {name: part.state_dict() for name, part in parts.items()}
-                save_checkpoint(
-                    checkpoint, network, **settings, epoch=epoch + 1, history=history,
-                    training=None if epoch + 1 == epochs else state,
-                )  # fmt: skip
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update()
+    history = run_epochs(
+        network, train_epoch, epochs=epochs, settings=settings,
+        parts={"optimizer": optimizer, "schedule": schedule}, checkpoint=checkpoint,
+        name="training denoiser", progress=progress,
+    )  # fmt: skip
     network.eval()
     return history
 
@@ -120,13 +101,14 @@ def _train_epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     alphas_cumprod: Tensor,
     *,
+    epoch: int,
     batch_size: int,
-    key: tuple[int, int],
-) -> float:
+    seed: int,
+) -> dict:
     device = alphas_cumprod.device
     # Each epoch draws from its own streams, and all else that is random from one of
     # them, so that a resumed run needs no state of a generator.
-    words = np.random.SeedSequence(key[0], spawn_key=key[1:]).generate_state(3)
+    words = np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(3)
     order_rng = torch.Generator().manual_seed(int(words[0]))
     rng = torch.Generator(device).manual_seed(int(words[1]))
     order = torch.randperm(len(dataset), generator=order_rng)
@@ -149,28 +131,7 @@ def _train_epoch(
             optimizer.step()
             schedule.step()
             total += loss.detach() * len(rows)
-    mean = total.item() / len(dataset)
-    if not math.isfinite(mean):
-        raise ValueError(f"the training loss became {mean} in epoch {key[1] + 1}")
-    return mean
-
-
-def _resume(
-    checkpoint: Pathlike, network: nn.Module, parts: dict, settings: dict
-) -> list[dict]:
-    content = read_checkpoint(checkpoint)
-    metadata = content["metadata"]
-    for name, value in {**settings, **getattr(network, "spec", {})}.items():
-        if metadata.get(name) != value:
-            raise ValueError(
-                f"checkpoint {checkpoint} was trained with {name} = "
-                f"{metadata.get(name)!r}, not {value!r}"
-            )
-    network.load_state_dict(content["weights"])
-    for name, part in parts.items():
-        if content["training"] is not None:
-            part.load_state_dict(content["training"][name])
-    return metadata["history"]
+    return {"loss": total.item() / len(dataset)}
 
 
 def trained_denoiser(
@@ -210,7 +171,9 @@ def trained_denoiser(
     ValueError
         As for `train_denoiser`.
     """
-    _check_settings(epochs, batch_size, learning_rate, seed)
+    check_run(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+    )
     dataset = load_dataset(dataset_name, "train")
     settings = {
         "epochs": epochs, "batch_size": batch_size, "seed": seed,
@@ -218,40 +181,18 @@ def trained_denoiser(
     }  # fmt: skip
     key = {
         **settings, "width": width, "dataset": dataset.digest(),
-        "code": _code_digest(), "device": torch.device(device).type,
-        "torch": str(torch.__version__), "diffusers": require("diffusers").__version__,
+        "device": torch.device(device).type, "torch": str(torch.__version__),
+        "diffusers": require("diffusers").__version__,
     }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_folder(cache_dir) / "models"
-    path = folder / f"{dataset.name}-denoiser-{digest}.pt"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if path.exists():
-            return path
+
+    def train(unfinished: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build_denoiser(dataset.shape, width=width)
-        unfinished = path.with_suffix(".part")
         train_denoiser(
             network, dataset, **settings, device=device, checkpoint=unfinished,
             progress=progress,
         )  # fmt: skip
-        unfinished.replace(path)
-    return path
 
-
-def _code_digest() -> str:
-    sources = (*(part.__file__ for part in (data, denoise, models)), __file__)
-    return hashlib.sha256(b"".join(Path(f).read_bytes() for f in sources)).hexdigest()
-
-
-def _check_settings(
-    epochs: int, batch_size: int, learning_rate: float, seed: int
-) -> None:
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not (np.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
+    code = [*(part.__file__ for part in (data, denoise, models)), __file__]
+    return cached(f"{dataset.name}-denoiser", key, code, train, cache_dir=cache_dir)

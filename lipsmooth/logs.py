@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lipsmooth.records import Kind, Pathlike, RecordWriter, read_records
+from lipsmooth.records import Kind, Pathlike, RecordWriter, find_rows, read_records
 
 Counts = NDArray[np.int64]
 
@@ -60,11 +60,7 @@ class VoteLog:
         ValueError
             If the log lacks one of them.
         """
-        wanted = np.asarray(indices, dtype=np.int64)
-        absent = np.setdiff1d(wanted, self.index)
-        if len(absent):
-            raise ValueError(f"the log has no votes for image {absent[0]}")
-        rows = np.searchsorted(self.index, wanted)
+        rows = find_rows(self.index, indices, VOTES)
         columns = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
         present = {name: v[rows] for name, v in columns.items() if v is not None}
         return replace(self, **present)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipsmooth.epochs import check_run
 from lipsmooth.inference import PRECISIONS
 from lipsmooth.losses import LOSSES, Loss
 
@@ -60,14 +61,10 @@ class Recipe:
         """Check everything, and fill in the options of the loss."""
         if not (isfinite(self.sigma) and self.sigma >= 0):
             raise ValueError(f"sigma must be finite and at least 0, got {self.sigma}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                got = getattr(self, name)
-                raise ValueError(f"{name} must be at least {least}, got {got}")
-        if not (isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(
-                f"learning_rate must be positive, got {self.learning_rate}"
-            )
+        check_run(
+            epochs=self.epochs, batch_size=self.batch_size,
+            learning_rate=self.learning_rate, seed=self.seed,
+        )  # fmt: skip
         if self.precision not in PRECISIONS:
             known = " or ".join(PRECISIONS)
             raise ValueError(f"precision must be {known}, got {self.precision!r}")

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 VERSION = 1
 REQUIRED = ("num_classes", "sigma", "n0", "n", "seed")
 """What the configuration of every log holds."""
@@ -120,6 +123,23 @@ def read_records(path: Pathlike, kind: Kind) -> tuple[dict, list[dict]]:
     if not rows:
         raise ValueError(f"{path}: the {kind.noun} has no images yet")
     return header, [rows[index] for index in sorted(rows)]
+
+
+def find_rows(
+    index: NDArray[np.int64], wanted: ArrayLike, kind: Kind
+) -> NDArray[np.int64]:
+    """Return where images stand in a log, whose ``index`` is sorted.
+
+    Raises
+    ------
+    ValueError
+        If the log lacks one of them.
+    """
+    images = np.asarray(wanted, dtype=np.int64)
+    absent = np.setdiff1d(images, index)
+    if len(absent):
+        raise ValueError(f"the log has no {kind.content} for image {absent[0]}")
+    return np.searchsorted(index, images)
 
 
 class RecordWriter:

@@ -13,7 +13,14 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lipsmooth.records import REQUIRED, Kind, Pathlike, RecordWriter, read_records
+from lipsmooth.records import (
+    REQUIRED,
+    Kind,
+    Pathlike,
+    RecordWriter,
+    find_rows,
+    read_records,
+)
 
 NAMES = ("softmax", "sparsemax", "hardmax")
 
@@ -129,11 +136,7 @@ class ScoreLog:
         ValueError
             If the log lacks one of them.
         """
-        wanted = np.asarray(indices, dtype=np.int64)
-        absent = np.setdiff1d(wanted, self.index)
-        if len(absent):
-            raise ValueError(f"the log has no scores for image {absent[0]}")
-        rows = np.searchsorted(self.index, wanted)
+        rows = find_rows(self.index, indices, SCORES)
         columns = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
         return replace(self, **{name: column[rows] for name, column in columns.items()})
 

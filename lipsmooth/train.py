@@ -1,20 +1,17 @@
 """Training under Gaussian noise, resumable and cached."""
 
-import hashlib
-import json
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import nn
-from tqdm import tqdm
 
 from lipsmooth import data, lipnets, losses, models, recipe, resnet
-from lipsmooth.data import Images, Pathlike, cache_folder, load_dataset
+from lipsmooth.data import Images, Pathlike, load_dataset
+from lipsmooth.epochs import cached, run_epochs
 from lipsmooth.inference import check_precision
-from lipsmooth.models import build_model, read_checkpoint, save_checkpoint
+from lipsmooth.models import build_model
 from lipsmooth.recipe import (
     BATCH_SIZE,
     BEFORE,
@@ -108,32 +105,14 @@ def train_classifier(
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     steps = -(-len(dataset) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
-    parts = {"optimizer": optimizer, "schedule": schedule}
-    history: list[dict] = []
-    if checkpoint is not None and Path(checkpoint).exists():
-        history = _resume(checkpoint, model, parts, settings)
-    bar = tqdm(
-        total=epochs, initial=len(history), unit="epoch", disable=not progress,
-        desc=f"training σ={sigma:g}",
+    train_epoch = partial(
+        _train_epoch, network, dataset, optimizer, schedule, run=run, device=device
+    )
+    history = run_epochs(
+        model, train_epoch, epochs=epochs, settings=settings,
+        parts={"optimizer": optimizer, "schedule": schedule}, checkpoint=checkpoint,
+        name=f"training σ={sigma:g}", progress=progress, before=BEFORE,
     )  # fmt: skip
-    with bar:
-        for epoch in range(len(history), epochs):
-            began = time.perf_counter()
-            scores = _train_epoch(
-                network, dataset, optimizer, schedule, run=run, epoch=epoch,
-                device=device,
-            )  # fmt: skip
-            seconds = round(time.perf_counter() - began, 6)
-            history.append({"epoch": epoch + 1, **scores, "seconds": seconds})
-            if checkpoint is not None:
-                state = {name: part.state_dict() for name, part in parts.items()}
-                last = epoch + 1 == epochs
-                save_checkpoint(
-                    checkpoint, model, **settings, epoch=epoch + 1,
-                    training=None if last else state, history=history,
-                )  # fmt: skip
-            bar.set_postfix(loss=f"{scores['loss']:.3f}", refresh=False)
-            bar.update()
     model.to(memory_format=torch.contiguous_format).eval()
     return history
 
@@ -144,8 +123,8 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     *,
-    run: Recipe,
     epoch: int,
+    run: Recipe,
     device: str,
 ) -> dict:
     # Each epoch draws from its own stream, so that a resumed run needs no state
@@ -164,28 +143,8 @@ def _train_epoch(
         optimizer.step()
         schedule.step()
         total += torch.stack([loss.detach() * len(rows), hits])
-    mean = (total / len(dataset)).tolist()
-    if not np.isfinite(mean[0]):
-        raise ValueError(f"the training loss became {mean[0]} in epoch {epoch + 1}")
-    return {"loss": mean[0], "accuracy": mean[1]}
-
-
-def _resume(
-    checkpoint: Pathlike, model: nn.Module, parts: dict, settings: dict
-) -> list[dict]:
-    content = read_checkpoint(checkpoint)
-    metadata = {**BEFORE, **content["metadata"]}
-    for key, value in {**settings, **getattr(model, "spec", {})}.items():
-        if metadata.get(key) != value:
-            raise ValueError(
-                f"checkpoint {checkpoint} was trained with {key} = "
-                f"{metadata.get(key)!r}, not {value!r}"
-            )
-    model.load_state_dict(content["weights"])
-    for name, part in parts.items():
-        if content["training"] is not None:
-            part.load_state_dict(content["training"][name])
-    return metadata["history"]
+    loss, accuracy = (total / len(dataset)).tolist()
+    return {"loss": loss, "accuracy": accuracy}
 
 
 def trained_classifier(
@@ -237,36 +196,27 @@ def trained_classifier(
     dataset = load_dataset(dataset_name, "train")
     key = {
         **run.settings(), "arch": arch, "dataset": dataset.digest(),
-        "code": _code_digest(), "device": torch.device(device).type,
-        "torch": str(torch.__version__),
+        "device": torch.device(device).type, "torch": str(torch.__version__),
     }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    name = f"{dataset.name}-{arch}-{sigma:g}-{digest}"
-    path = cache_folder(cache_dir) / "models" / f"{name}.pt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if path.exists():
-            return path
+
+    def train(unfinished: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(
                 arch, shape=dataset.shape, num_classes=len(dataset.classes)
             )
-        unfinished = path.with_suffix(".part")
         train_classifier(
             model, dataset, sigma=sigma, epochs=epochs, batch_size=batch_size,
             learning_rate=learning_rate, seed=seed, loss=loss, precision=precision,
             channels_last=channels_last, device=device, checkpoint=unfinished,
             progress=progress, **run.options,
         )  # fmt: skip
-        unfinished.replace(path)
-    return path
 
-
-def _code_digest() -> str:
-    parts = data, models, lipnets, resnet, losses, recipe
-    sources = (*(part.__file__ for part in parts), __file__)
-    return hashlib.sha256(b"".join(Path(f).read_bytes() for f in sources)).hexdigest()
+    code = data, models, lipnets, resnet, losses, recipe
+    return cached(
+        f"{dataset.name}-{arch}-{sigma:g}", key,
+        [*(part.__file__ for part in code), __file__], train, cache_dir=cache_dir,
+    )  # fmt: skip
 
 
 def _check_fit(model: nn.Module, dataset: Images) -> None:

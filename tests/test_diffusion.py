@@ -81,10 +81,10 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     path = tmp_path / "denoiser.pt"
     once = diffusion._train_epoch
 
-    def stop(*args, key, **settings):
-        if key[1] == 1:
+    def stop(*args, epoch, **settings):
+        if epoch == 1:
             raise Interrupted
-        return once(*args, key=key, **settings)
+        return once(*args, epoch=epoch, **settings)
 
     monkeypatch.setattr(diffusion, "_train_epoch", stop)
     with pytest.raises(Interrupted):

@@ -4,7 +4,7 @@ import warnings
 import pytest
 import torch
 
-from lipsmooth import train
+from lipsmooth import epochs, train
 from lipsmooth.data import load_dataset
 from lipsmooth.models import (
     build_model,
@@ -160,7 +160,7 @@ class TestCache:
             save_checkpoint(path, model, epoch=epoch, **kwargs)
             raise Interrupted
 
-        monkeypatch.setattr(train, "save_checkpoint", stop_after_one)
+        monkeypatch.setattr(epochs, "save_checkpoint", stop_after_one)
         with pytest.raises(Interrupted):
             trained_classifier("digits", **settings, cache_dir=tmp_path / "b")
         monkeypatch.undo()
