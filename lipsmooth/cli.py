@@ -74,7 +74,8 @@ def _train(options: argparse.Namespace) -> None:
         batch_size=options.batch_size, learning_rate=options.learning_rate,
         seed=options.seed, device=options.device, checkpoint=options.checkpoint,
         progress=not options.quiet, loss=options.loss, precision=options.precision,
-        channels_last=options.channels_last, **chosen,
+        channels_last=options.channels_last, augmentation=options.augmentation,
+        compiled=options.compile, **chosen,
     )  # fmt: skip
     right = f"{100 * history[-1]['accuracy']:.1f} % of noisy training images right"
     print(f"{options.checkpoint}: {len(history)} epochs, {right}")

@@ -1,6 +1,7 @@
 """Image datasets with a fixed order: digits, CIFAR-10, folders of classes."""
 
 import hashlib
+import math
 import os
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, ImageFolder
 
 SPLITS = ("train", "test")
+RESIDENT_BYTES = 4 * 2**30
+"""A dataset of at most this size is kept in memory while a network is trained on it."""
 Pathlike = str | os.PathLike
 
 
@@ -80,7 +83,30 @@ class Images(Dataset):
         """
         chosen = range(len(self)) if indices is None else indices
         rows = torch.as_tensor(np.asarray(chosen, dtype=np.int64))
+        rows = rows.to(self.labels.device)
         return self._load(rows), self.labels[rows]
+
+    def resident(self, device: str = "cpu") -> "Images":
+        """Return the same images, decoded once and kept where they are needed.
+
+        Parameters
+        ----------
+        device : str
+            There, in the datatype that they have: a byte per value from files.
+
+        Returns
+        -------
+        Images
+            Themselves where they would take more than `RESIDENT_BYTES`.
+        """
+        if len(self) * math.prod(self.shape) > RESIDENT_BYTES:
+            return self
+        copy = Images(self.name, self.split, self.classes, self._decode(), self.labels)
+        copy.pixels, copy.labels = copy.pixels.to(device), copy.labels.to(device)
+        return copy
+
+    def _decode(self) -> np.ndarray:
+        return self.pixels.numpy()
 
     def digest(self) -> str:
         """Return a SHA-256 of names, labels and content."""
@@ -136,11 +162,14 @@ class FolderImages(Images):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
 
     def _load(self, rows: Tensor) -> Tensor:
-        if not len(rows):
-            return torch.empty(0, *self.shape)
-        stack = np.stack([self._read(self.paths[row]) for row in rows])
-        stack = stack.reshape(len(rows), *self.shape[1:], self.shape[0])
-        return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous().float() / 255
+        return torch.from_numpy(self._decode(rows)).float() / 255
+
+    def _decode(self, rows: Tensor | None = None) -> np.ndarray:
+        chosen = range(len(self)) if rows is None else rows
+        stack = np.empty((len(chosen), *self.shape[1:], self.shape[0]), np.uint8)
+        for place, row in enumerate(chosen):
+            stack[place] = self._read(self.paths[row]).reshape(stack.shape[1:])
+        return np.ascontiguousarray(stack.transpose(0, 3, 1, 2))
 
 
 def evenly_spaced(size: int, images: int | None) -> np.ndarray:

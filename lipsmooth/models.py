@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lipsmooth import __version__
 from lipsmooth.lipnets import lipschitz_network
-from lipsmooth.resnet import ResNet
+from lipsmooth.resnet import ResNet, resnet9
 
 FORMAT = "lipsmooth-checkpoint"
 Pathlike = str | os.PathLike
@@ -72,8 +72,18 @@ def residual(
     )
 
 
+def fast_residual(
+    shape: tuple[int, int, int], num_classes: int, *, width: int
+) -> nn.Sequential:
+    """Return a normalised `lipsmooth.resnet.resnet9`."""
+    body = resnet9(channels=shape[0], num_classes=num_classes, width=width)
+    return nn.Sequential(Normalize(), *body)
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "cnn": small_cnn,
+    "resnet9": partial(fast_residual, width=64),
+    "resnet9-16": partial(fast_residual, width=16),
     "resnet20": partial(residual, depth=20),
     "resnet110": partial(residual, depth=110),
     "lipschitz": lipschitz_network,

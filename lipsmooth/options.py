@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("checkpoint", help="file to write; resumed if it exists")
     _data_options(train, dataset="digits")
-    known = "cnn, resnet20, resnet110 or lipschitz (cnn)"
+    known = "cnn, resnet9, resnet9-16, resnet20, resnet110 or lipschitz (cnn)"
     train.add_argument("--arch", default="cnn", help=known)
     train.add_argument("--sigma", type=float, required=True, help="noise, 0 for none")
     train.add_argument("--epochs", type=int, default=60, help="(60)")
@@ -160,6 +160,11 @@ def _loss_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--channels-last", action="store_true", help="memory layout, faster on GPUs"
     )
+    parser.add_argument("--augmentation", default="none", help="or crop-flip (none)")
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="pass the network through torch.compile, for GPUs: half a minute at first",
+    )  # fmt: skip
 
 
 def _data_options(parser: argparse.ArgumentParser, dataset: str | None) -> None:

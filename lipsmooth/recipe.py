@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipsmooth.augment import AUGMENTATIONS
 from lipsmooth.epochs import check_run
 from lipsmooth.inference import PRECISIONS
 from lipsmooth.losses import LOSSES, Loss
@@ -36,7 +37,8 @@ class Recipe:
 
     Attributes
     ----------
-    sigma, epochs, batch_size, learning_rate, seed, loss, precision, channels_last
+    sigma, epochs, batch_size, learning_rate, seed, loss, precision, channels_last, \
+augmentation
         As for `lipsmooth.train.train_classifier`.
     options : dict
         Of the loss; defaults are filled in.
@@ -55,6 +57,7 @@ class Recipe:
     loss: str = "gaussian"
     precision: str = "float32"
     channels_last: bool = False
+    augmentation: str = "none"
     options: dict[str, int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -68,6 +71,9 @@ class Recipe:
         if self.precision not in PRECISIONS:
             known = " or ".join(PRECISIONS)
             raise ValueError(f"precision must be {known}, got {self.precision!r}")
+        if self.augmentation not in AUGMENTATIONS:
+            known = " or ".join(AUGMENTATIONS)
+            raise ValueError(f"augmentation must be {known}, got {self.augmentation!r}")
         options = loss_options(self.loss, self.options)
         object.__setattr__(self, "options", options)
 
@@ -78,12 +84,14 @@ class Recipe:
             "batch_size": self.batch_size, "learning_rate": float(self.learning_rate),
             "seed": self.seed, "loss": self.loss, "loss_options": self.options,
             "precision": self.precision, "channels_last": bool(self.channels_last),
+            "augmentation": self.augmentation,
         }  # fmt: skip
 
     def objective(
         self, network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator
     ) -> Loss:
-        """Return the loss of one batch."""
+        """Return the loss of one batch of clean images."""
+        x = AUGMENTATIONS[self.augmentation](x, generator)
         loss = partial(LOSSES[self.loss], sigma=self.sigma, **self.options)
         return loss(network, x, y, generator=generator)
 
@@ -93,6 +101,7 @@ BEFORE = {
     "loss_options": {"copies": 1},
     "precision": "float32",
     "channels_last": False,
+    "augmentation": "none",
 }
 """What a checkpoint means that was written before these could be chosen."""
 

@@ -1,6 +1,7 @@
-"""The residual networks for CIFAR of He et al. 2016, at 20, 110 or other depths.
+"""Residual networks for CIFAR: those of He et al. 2016, and a fast shallow one.
 
-Layers carry the names that the published checkpoints of Cohen et al. 2019 use.
+Layers of `ResNet` carry the names that the published checkpoints of Cohen et al. 2019
+use.
 """
 
 from torch import Tensor, nn
@@ -73,6 +74,64 @@ class ResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(self.avgpool(x).flatten(1))
+
+
+class Residual(nn.Module):
+    """Two normalised 3 × 3 convolutions, added to what they are given."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *_normalised(channels, channels), *_normalised(channels, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, H, W) to the same shape."""
+        return x + self.layers(x)
+
+
+def resnet9(*, channels: int = 3, num_classes: int = 10, width: int = 64) -> nn.Module:
+    """Return the shallow network that trains fast: eight convolutions, one linear map.
+
+    Few layers with many channels keep a GPU's matrix units busy where the 110 thin
+    layers of `ResNet` mostly wait for memory.
+
+    Parameters
+    ----------
+    channels, num_classes : int
+        Of the images and of the scores.
+    width : int
+        Channels after the first layer, at least 1; eight times as many after the last.
+        64 makes 6.6 million parameters, 16 makes 0.4 million.
+
+    Returns
+    -------
+    nn.Sequential
+        From images of at least 8 × 8 pixels to scores.
+
+    Raises
+    ------
+    ValueError
+        If ``width`` is below 1.
+
+    References
+    ----------
+    The arrangement is ResNet-9 of D. Page's entry to DAWNBench, 2018.
+    """
+    if width < 1:
+        raise ValueError(f"width must be at least 1, got {width}")
+    return nn.Sequential(
+        *_normalised(channels, width),
+        *_normalised(width, 2 * width), nn.MaxPool2d(2), Residual(2 * width),
+        *_normalised(2 * width, 4 * width), nn.MaxPool2d(2),
+        *_normalised(4 * width, 8 * width), nn.MaxPool2d(2), Residual(8 * width),
+        nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8 * width, num_classes),
+    )  # fmt: skip
+
+
+def _normalised(before: int, after: int) -> tuple[nn.Module, ...]:
+    norm = nn.BatchNorm2d(after)
+    return _convolution(before, after), norm, nn.ReLU(inplace=True)
 
 
 def _convolution(before: int, after: int, stride: int = 1) -> nn.Conv2d:

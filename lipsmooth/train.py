@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lipsmooth import data, lipnets, losses, models, recipe, resnet
+from lipsmooth import augment, data, lipnets, losses, models, recipe, resnet
 from lipsmooth.data import Images, Pathlike, load_dataset
 from lipsmooth.epochs import cached, run_epochs
 from lipsmooth.inference import check_precision
@@ -35,6 +35,8 @@ def train_classifier(
     loss: str = "gaussian",
     precision: str = "float32",
     channels_last: bool = False,
+    augmentation: str = "none",
+    compiled: bool = False,
     device: str = "cpu",
     checkpoint: Pathlike | None = None,
     progress: bool = True,
@@ -67,8 +69,13 @@ def train_classifier(
     channels_last : bool
         Lay images and convolutions out with the channels last, which is faster for
         convolutions, on GPUs in bfloat16 above all. The result differs in rounding.
+    augmentation : {"none", "crop-flip"}
+        What is done to the clean images, see `lipsmooth.augment`.
+    compiled : bool
+        Pass the network through ``torch.compile``, for GPUs: half a minute at first.
     device : str
-        Where to train; the model is moved there.
+        Where to train; the model is moved there, and the dataset if it is small
+        enough (`lipsmooth.data.RESIDENT_BYTES`).
     checkpoint : path, optional
         Saved after every epoch. If it exists and has the same settings, training
         goes on from there; on a CPU, with as many threads, the result is that of an
@@ -95,19 +102,22 @@ def train_classifier(
     run = Recipe(
         sigma=sigma, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
         seed=seed, loss=loss, precision=precision, channels_last=channels_last,
-        options=options,
+        augmentation=augmentation, options=options,
     )  # fmt: skip
     settings = {"dataset": dataset.name, "images": len(dataset), **run.settings()}
     check_precision(precision, torch.device(device))
     _check_fit(model, dataset)
     model.to(device, memory_format=layout(channels_last))
     network = Network(model, precision, channels_last)
+    if compiled:
+        network = torch.compile(network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     steps = -(-len(dataset) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     train_epoch = partial(
-        _train_epoch, network, dataset, optimizer, schedule, run=run, device=device
-    )
+        _train_epoch, network, dataset.resident(device), optimizer, schedule, run=run,
+        device=device,
+    )  # fmt: skip
     history = run_epochs(
         model, train_epoch, epochs=epochs, settings=settings,
         parts={"optimizer": optimizer, "schedule": schedule}, checkpoint=checkpoint,
@@ -159,6 +169,8 @@ def trained_classifier(
     loss: str = "gaussian",
     precision: str = "float32",
     channels_last: bool = False,
+    augmentation: str = "none",
+    compiled: bool = False,
     device: str = "cpu",
     cache_dir: Pathlike | None = None,
     progress: bool = False,
@@ -172,8 +184,10 @@ def trained_classifier(
         For `lipsmooth.data.load_dataset`.
     arch : str
         For `lipsmooth.models.build_model`; ``seed`` also sets the first weights.
-    sigma, epochs, seed, batch_size, learning_rate, loss, precision, channels_last
-        As for `train_classifier`, like ``device``, ``progress`` and ``**options``.
+    sigma, epochs, seed, batch_size, learning_rate, loss, precision, channels_last, \
+augmentation
+        As for `train_classifier`, like ``compiled``, ``device``, ``progress`` and
+        ``**options``.
     cache_dir : path, optional
         By default `lipsmooth.data.cache_folder`.
 
@@ -191,7 +205,7 @@ def trained_classifier(
     run = Recipe(
         sigma=sigma, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
         seed=seed, loss=loss, precision=precision, channels_last=channels_last,
-        options=options,
+        augmentation=augmentation, options=options,
     )  # fmt: skip
     dataset = load_dataset(dataset_name, "train")
     key = {
@@ -208,11 +222,11 @@ def trained_classifier(
         train_classifier(
             model, dataset, sigma=sigma, epochs=epochs, batch_size=batch_size,
             learning_rate=learning_rate, seed=seed, loss=loss, precision=precision,
-            channels_last=channels_last, device=device, checkpoint=unfinished,
-            progress=progress, **run.options,
+            channels_last=channels_last, augmentation=augmentation, compiled=compiled,
+            device=device, checkpoint=unfinished, progress=progress, **run.options,
         )  # fmt: skip
 
-    code = data, models, lipnets, resnet, losses, recipe
+    code = augment, data, models, lipnets, resnet, losses, recipe
     return cached(
         f"{dataset.name}-{arch}-{sigma:g}", key,
         [*(part.__file__ for part in code), __file__], train, cache_dir=cache_dir,
