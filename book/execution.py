@@ -32,10 +32,11 @@ PRESETS = ("smoke", "book", "paper")
 LONGEST = ("03_monte_carlo",)
 # What comes after the votes: a change here leaves cached votes valid.
 AFTER_VOTES = {
-    "__main__", "attack", "certify", "claims", "cli", "coverage", "ddrs", "decisions",
+    "__main__", "attack", "attacking", "attacklogs", "budget", "certify", "claims", "cli", "coverage", "ddrs",
+    "decisions",
     "empirical", "evaluate", "intervals", "lattice", "lipschitz", "memory",
     "noise_level", "options", "perinput", "plots", "published", "pursuit", "radii",
-    "ramp", "randomized", "scorebounds", "scores", "sequential", "shards", "spectral",
+    "ramp", "randomized", "scorebounds", "scores", "searching", "sequential", "shards", "spectral",
     "strategies", "tables", "timing", "twoclass",
 }  # fmt: skip
 RECORDED = ("numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "torch")
