@@ -32,12 +32,12 @@ PRESETS = ("smoke", "book", "paper")
 LONGEST = ("03_monte_carlo",)
 # What comes after the votes: a change here leaves cached votes valid.
 AFTER_VOTES = {
-    "__main__", "attack", "attacking", "attacklogs", "budget", "certify", "claims", "cli", "coverage", "ddrs",
-    "decisions",
-    "empirical", "evaluate", "intervals", "lattice", "lipschitz", "memory",
-    "noise_level", "options", "perinput", "plots", "published", "pursuit", "radii",
-    "ramp", "randomized", "scorebounds", "scores", "searching", "sequential", "shards", "spectral",
-    "strategies", "tables", "timing", "twoclass",
+    "__main__", "attack", "attacking", "attacklogs", "budget", "certify", "claims",
+    "cli", "commands", "coverage", "ddrs", "decisions", "empirical", "evaluate",
+    "facts", "intervals", "lattice", "levels", "lipschitz", "memory", "noise_level",
+    "options", "perinput", "plots", "published", "pursuit", "radii", "ramp",
+    "randomized", "scorebounds", "scores", "searching", "sequential", "shards",
+    "spectral", "strategies", "tables", "timing", "twoclass",
 }  # fmt: skip
 RECORDED = ("numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "torch")
 
@@ -148,9 +148,10 @@ class Workshop:
         self.commit = commit(root)
         pins = [root / "requirements.txt", root / "constraints.txt"]
         module = list((root / "lipsmooth").glob("*.py"))
-        logs = (root / "notebooks" / "logs").glob("**/*")
+        logs = [*(root / "notebooks" / "logs").glob("**/*")]
+        facts = (root / "notebooks" / "data").glob("**/*")
         measured = root / "benchmarks" / "results.json"
-        self.inputs = digest_files(root, [*module, *logs, *pins, measured])
+        self.inputs = digest_files(root, [*module, *logs, *facts, *pins, measured])
         voting = [path for path in module if path.stem not in AFTER_VOTES]
         self.environment = {
             "LIPSMOOTH_CACHE": str(

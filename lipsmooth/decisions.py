@@ -95,7 +95,7 @@ def certify_log(
         )
     return certify_counts(
         log.counts_selection, log.counts_estimation,
-        sigma=log.config["sigma"], alpha=alpha, strategy=strategy,
+        sigma=log.sigma, alpha=alpha, strategy=strategy,
         randomize_seed=randomize_seed, index=log.index,
     )  # fmt: skip
 

@@ -189,7 +189,9 @@ class DenoisedClassifier(nn.Module):
         }
 
 
-def build_denoiser(shape: tuple[int, int, int], *, width: int = WIDTH) -> "UNet2DModel":
+def build_denoiser(
+    shape: tuple[int, int, int], *, width: int = WIDTH, light: bool = False
+) -> "UNet2DModel":
     """Return a freshly initialised U-Net that predicts noise.
 
     Parameters
@@ -200,6 +202,9 @@ def build_denoiser(shape: tuple[int, int, int], *, width: int = WIDTH) -> "UNet2
     width : int
         Channels at full resolution, a multiple of 8; at lower resolutions of larger
         images there are twice as many.
+    light : bool
+        For large images: at most two halvings, half the layers, and no attention. A
+        sixth of the time on a CPU, and a coarser model of the images.
 
     Raises
     ------
@@ -212,7 +217,9 @@ def build_denoiser(shape: tuple[int, int, int], *, width: int = WIDTH) -> "UNet2
         raise ValueError(f"images must halve down to 4 pixels or so, got {shape}")
     if width < 8 or width % 8:
         raise ValueError(f"width must be a positive multiple of 8, got {width}")
-    large = halvings > 1
+    wide = halvings > 1
+    halvings = min(halvings, 2) if light else halvings
+    large = wide and not light
     sides = [min(height, width_px) // 2**level for level in range(halvings + 1)]
     attends = ["Attn" if large and side in (8, 16) else "" for side in sides]
     config = {
@@ -220,7 +227,7 @@ def build_denoiser(shape: tuple[int, int, int], *, width: int = WIDTH) -> "UNet2
         "in_channels": channels,
         "out_channels": channels,
         "layers_per_block": 2 if large else 1,
-        "block_out_channels": [width, *[width * (1 + large)] * halvings],
+        "block_out_channels": [width, *[width * (1 + wide)] * halvings],
         "down_block_types": [f"{kind}DownBlock2D" for kind in attends],
         "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(attends)],
         "attention_head_dim": min(width, 64),

@@ -11,6 +11,7 @@ from lipsmooth import data, denoise, models
 from lipsmooth.data import Images, Pathlike, load_dataset
 from lipsmooth.denoise import SCHEDULE, WIDTH, build_denoiser, require
 from lipsmooth.epochs import cached, check_run, run_epochs
+from lipsmooth.inference import check_precision
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 64, 8e-3
 """For digits: about half a minute on a CPU. A start for CIFAR-10 on a GPU, not tuned
@@ -25,6 +26,7 @@ def train_denoiser(
     batch_size: int = BATCH_SIZE,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
+    precision: str = "float32",
     device: str = "cpu",
     checkpoint: Pathlike | None = None,
     progress: bool = True,
@@ -46,8 +48,11 @@ def train_denoiser(
         At the peak of the schedule, positive.
     seed : int
         Of order, timesteps and noise. The initial weights are the network's own.
+    precision : {"float32", "bfloat16"}
+        Of the network, by autocast; weights, loss and optimiser remain in float32.
     device : str
-        Where to train; the network is moved there.
+        Where to train; the network is moved there, and the dataset if it is small
+        enough (`lipsmooth.data.RESIDENT_BYTES`).
     checkpoint : path, optional
         Saved after every epoch. If it exists and has the same settings, training goes
         on from there, and ends as an uninterrupted run would have.
@@ -69,8 +74,9 @@ def train_denoiser(
     settings = {
         "dataset": dataset.name, "images": len(dataset), "epochs": epochs,
         "batch_size": batch_size, "learning_rate": float(learning_rate), "seed": seed,
-        "schedule": SCHEDULE,
+        "schedule": SCHEDULE, "precision": precision,
     }  # fmt: skip
+    check_precision(precision, torch.device(device))
     check_run(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
     )
@@ -82,13 +88,14 @@ def train_denoiser(
         optimizer, learning_rate, total_steps=max(steps, 2), pct_start=0.1
     )
     train_epoch = partial(
-        _train_epoch, network, dataset, optimizer, schedule, alphas_cumprod.to(device),
-        batch_size=batch_size, seed=seed,
+        _train_epoch, network, dataset.resident(device), optimizer, schedule,
+        alphas_cumprod.to(device), batch_size=batch_size, seed=seed,
+        half=precision == "bfloat16",
     )  # fmt: skip
     history = run_epochs(
         network, train_epoch, epochs=epochs, settings=settings,
         parts={"optimizer": optimizer, "schedule": schedule}, checkpoint=checkpoint,
-        name="training denoiser", progress=progress,
+        name="training denoiser", progress=progress, before={"precision": "float32"},
     )  # fmt: skip
     network.eval()
     return history
@@ -104,6 +111,7 @@ def _train_epoch(
     epoch: int,
     batch_size: int,
     seed: int,
+    half: bool,
 ) -> dict:
     device = alphas_cumprod.device
     # Each epoch draws from its own streams, and all else that is random from one of
@@ -125,7 +133,9 @@ def _train_epoch(
             noise = torch.empty_like(x).normal_(generator=rng)
             share = alphas_cumprod[t].view(-1, 1, 1, 1)
             noisy = share.sqrt() * x + (1 - share).sqrt() * noise
-            loss = (network(noisy, t).sample - noise).square().mean()
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+                predicted = network(noisy, t).sample.float()
+            loss = (predicted - noise).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -38,6 +38,9 @@ class VoteLog:
         early: 1 where the radius was found to reach it, -1 where it was found not
         to, 0 where ``n`` votes did not decide. The stopping time is the sum of
         ``counts_estimation``; fixed-``n`` bounds do not hold for such votes.
+    best_sigma : ndarray, shape (images,), or None
+        None unless ``config`` has a ``search``: the noise level that it found for each
+        image, at which the image's votes were then drawn, from fresh noise.
     """
 
     config: dict
@@ -48,6 +51,12 @@ class VoteLog:
     counts_estimation: Counts
     seconds: NDArray[np.float64]
     decision: NDArray[np.int8] | None = None
+    best_sigma: NDArray[np.float64] | None = None
+
+    @property
+    def sigma(self) -> float | NDArray[np.float64]:
+        """The noise level of the votes: one for all images, or one for each."""
+        return self.config["sigma"] if self.best_sigma is None else self.best_sigma
 
     def __len__(self) -> int:
         return len(self.index)
@@ -106,6 +115,7 @@ def read_log(path: Pathlike) -> VoteLog:
         counts_estimation=column("estimation"),
         seconds=column("seconds", float),
         decision=column("decision", np.int8) if "decision" in ordered[0] else None,
+        best_sigma=column("best_sigma", float) if "best_sigma" in ordered[0] else None,
     )
 
 
@@ -126,6 +136,12 @@ def _check_row(row: dict, config: dict, where: str) -> None:
 
 
 def _check_votes(row: dict, config: dict, where: str) -> None:
+    level = row.get("best_sigma", 0.0)
+    if ("best_sigma" in row) != ("search" in config) or not isinstance(level, float):
+        due = "a number" if "search" in config else "absent: none was searched for"
+        raise ValueError(f"{where}: best_sigma must be {due}")
+    if "search" in config and not 0 < level < np.inf:
+        raise ValueError(f"{where}: best_sigma must be positive, got {level}")
     stopped = "target_radius" in config
     if ("decision" in row) != stopped or row.get("decision", 0) not in (-1, 0, 1):
         what = "-1, 0 or 1" if stopped else "absent: nothing was to be decided"
@@ -148,7 +164,7 @@ VOTES = Kind(
     format="lipsmooth-votes",
     noun="vote log",
     content="votes",
-    data=("label", "selection", "estimation", "decision"),
+    data=("label", "selection", "estimation", "decision", "best_sigma"),
     check=_check_row,
 )
 """How the files of vote logs are told from others, and checked."""
@@ -167,10 +183,12 @@ class LogWriter(RecordWriter):
         estimation: Iterable[int],
         seconds: float,
         decision: int | None = None,
+        best_sigma: float | None = None,
     ) -> None:
         """Write one image's votes and wait until they are on the disk.
 
-        ``decision`` belongs to logs whose configuration has a ``target_radius``.
+        ``decision`` belongs to logs whose configuration has a ``target_radius``,
+        ``best_sigma`` to those that have a ``search``.
         """
         record = {
             "index": int(index),
@@ -181,4 +199,6 @@ class LogWriter(RecordWriter):
         }
         if decision is not None:
             record["decision"] = int(decision)
+        if best_sigma is not None:
+            record["best_sigma"] = float(best_sigma)
         self.write(record)

@@ -65,24 +65,28 @@ def parser() -> argparse.ArgumentParser:
     denoiser.add_argument("checkpoint", help="file to write; resumed if it exists")
     _data_options(denoiser, dataset="digits")
     denoiser.add_argument("--width", type=int, default=16, help="channels (16)")
+    denoiser.add_argument(
+        "--light", action="store_true", help="fewer layers, no attention, for CPUs"
+    )
+    denoiser.add_argument(
+        "--precision", default="float32", help="or bfloat16 (float32)"
+    )
     denoiser.add_argument("--epochs", type=int, default=40, help="(40)")
     denoiser.add_argument("--learning-rate", type=float, default=8e-3, help="(0.008)")
     _run_options(denoiser, batch_size=64)
+
+    export = command(
+        "export", "write a checkpoint in another format, without the state of training",
+        "digits.pt digits.safetensors",
+    )  # fmt: skip
+    export.add_argument("checkpoint", help="as for sample, in a file")
+    export.add_argument("target", help="….safetensors, or else a PyTorch file")
 
     sample = command(
         "sample", "count votes on noisy images, or take their scores, into a log",
         "digits.pt votes.jsonl --n 10000 --images 100",
     )  # fmt: skip
-    sample.add_argument("checkpoint", help="written by train, or a transformers folder")
-    sample.add_argument(
-        "--denoiser", metavar="FILE",
-        help="written by train-denoiser, or cifar10_uncond_50M_500K.pt, or a diffusers "
-        "folder: denoise each noisy image before it is classified",
-    )  # fmt: skip
-    sample.add_argument("log", help="log to write or to resume")
-    _data_options(sample, dataset=None)
-    sample.add_argument("--split", default="test", help="train or test (test)")
-    sample.add_argument("--sigma", type=float, help="noise (that of training)")
+    _base_options(sample)
     sample.add_argument("--n0", type=int, default=100, help="selection votes (100)")
     sample.add_argument(
         "-n", "--n", type=int,  # torchrun stumbles over --n, an abbreviation to it
@@ -100,12 +104,21 @@ def parser() -> argparse.ArgumentParser:
         help="no votes but scores, of maps such as softmax:1 sparsemax:0.5 hardmax; "
         "the number is the temperature, which divides the logits",
     )  # fmt: skip
-    sample.add_argument("--images", type=int, help="this many, evenly spaced (all)")
     sample.add_argument(
         "--skip", type=int, default=1, help="of these every SKIP-th (1)"
     )
+    sample.add_argument(
+        "--search", metavar="PRESET",
+        help="search a noise level for each image first (QCRS), as published for "
+        "cifar10-0.25, cifar10-0.50, cifar10-0.50-macer, imagenet-0.25, imagenet-0.50",
+    )  # fmt: skip
     sample.add_argument("--max", type=int, help="of these the first MAX only")
     sample.add_argument("--precision", default="float32", help="or bfloat16 (float32)")
+    sample.add_argument(
+        "--sound", type=int, nargs="?", const=255, metavar="LEVELS",
+        help="add noise without rounding: pixels and noise are multiples of 1/LEVELS "
+        "(255, for images of bytes; the digits need a multiple of 16)",
+    )  # fmt: skip
     sample.add_argument(
         "--plain", action="store_true", help="sample the network as it is, unfolded"
     )
@@ -114,6 +127,28 @@ def parser() -> argparse.ArgumentParser:
         help="pass it through torch.compile, for GPUs: half a minute at first",
     )  # fmt: skip
     _run_options(sample, batch_size=1000)
+
+    attack = command(
+        "attack", "attack the smoothed classifier at growing radii, into a log",
+        "digits.pt attacks.jsonl --images 100 --radii 0 0.25 0.5 1",
+    )  # fmt: skip
+    _base_options(attack)
+    attack.add_argument(
+        "--radii", type=float, nargs="+", default=[0.0, *RADII[1:5], *RADII[6:], 2.0],
+        help="L2 distances, increasing (0 0.25 0.5 0.75 1 1.5 2)",
+    )  # fmt: skip
+    attack.add_argument(
+        "--alpha", type=float, default=0.05,
+        help="probability of calling an image broken that is not (0.05)",
+    )  # fmt: skip
+    attack.add_argument(
+        "-n", "--n", type=int, default=1000, help="votes of the judge (1000)"
+    )
+    attack.add_argument("--steps", type=int, default=20, help="of gradient (20)")
+    attack.add_argument(
+        "--noise-samples", type=int, default=16, help="in each step (16)"
+    )
+    _run_options(attack, batch_size=1000)
 
     certify = command(
         "certify", "turn a log of votes or scores into certified radii",
@@ -167,12 +202,34 @@ def _loss_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _base_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint",
+        help="written by train or export, or published by Cohen et al. or MACER, or a "
+        "transformers folder",
+    )  # fmt: skip
+    parser.add_argument(
+        "--denoiser", metavar="FILE",
+        help="written by train-denoiser, or cifar10_uncond_50M_500K.pt, or a diffusers "
+        "folder: denoise each noisy image before it is classified",
+    )  # fmt: skip
+    parser.add_argument("log", help="log to write or to resume")
+    _data_options(parser, dataset=None)
+    parser.add_argument("--split", default="test", help="train or test (test)")
+    parser.add_argument("--sigma", type=float, help="noise (that of training)")
+    parser.add_argument("--images", type=int, help="this many, evenly spaced (all)")
+
+
 def _data_options(parser: argparse.ArgumentParser, dataset: str | None) -> None:
     parser.add_argument(
         "--dataset", default=dataset,
         help=f"digits, cifar10 or a folder ({dataset or 'that of training'})",
     )  # fmt: skip
     parser.add_argument("--root", help="folder for downloads (the cache)")
+    parser.add_argument(
+        "--size", type=int,
+        help="scale images of a folder, keep SIZE × SIZE pixels (224 for ImageNet)",
+    )  # fmt: skip
 
 
 def _run_options(parser: argparse.ArgumentParser, batch_size: int) -> None:

@@ -1,6 +1,7 @@
 """Certificates as tables: made from a vote log, read from a file, typeset."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -66,7 +67,7 @@ def certificate_table(
             "correct": (found.prediction == log.label).astype(int),
             "p_a_lower": found.p_a_lower,
             "p_b_upper": found.p_b_upper,
-            "sigma": log.config["sigma"],
+            "sigma": log.config["sigma"] if scores else log.sigma,
             "n": log.n if scores else log.counts_estimation.sum(axis=1),
             "alpha": alpha,
             "strategy": strategy or default_strategy(log),
@@ -77,6 +78,34 @@ def certificate_table(
     if randomize_seed is not None:
         table["randomize_seed"] = randomize_seed
     return table
+
+
+def settings_table(logs: Mapping[str, VoteLog | ScoreLog]) -> pd.DataFrame:
+    """Say what each log was sampled with, and what it cost.
+
+    Parameters
+    ----------
+    logs : mapping from name to VoteLog, ScoreLog or AttackLog
+
+    Returns
+    -------
+    DataFrame, indexed by name
+        ``images``, ``dataset``, ``data`` and ``model`` (eight characters of their
+        digests, to tell equal from different), ``sigma``, ``n0``, ``n`` (at most, if
+        sampling stopped early), ``precision``, ``device``, ``hours`` of sampling.
+        What a log does not say is missing.
+    """
+    keys = "dataset", "data", "model", "sigma", "n0", "n", "precision"
+    rows = {}
+    for name, log in logs.items():
+        known = {key: log.config.get(key) for key in keys}
+        for key in ("data", "model"):
+            known[key] = known[key] and known[key][:8]
+        rows[name] = {
+            "images": len(log), **known, "device": log.provenance.get("device"),
+            "hours": float(np.sum(log.seconds)) / 3600,
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def read_certificates(

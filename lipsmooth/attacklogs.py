@@ -1,0 +1,131 @@
+"""Attack logs: at which radius an attack broke each image, read without PyTorch.
+
+Written as vote logs are, see `lipsmooth.records`.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lipsmooth.records import Kind, Pathlike, RecordWriter, find_rows, read_records
+
+CONFIGURED = ("num_classes", "sigma", "seed", "radii", "alpha")
+"""What the configuration of an attack log holds."""
+
+
+@dataclass(frozen=True)
+class AttackLog:
+    """What an attack found, in the order of the images' index.
+
+    Attributes
+    ----------
+    config : dict
+        Everything it depends on: dataset, model digest, ``sigma``, ``radii`` and
+        ``alpha`` of `lipsmooth.empirical.broken_radii`, settings of attack and judge.
+    provenance : dict
+        Where it came from: versions, device, commit, date.
+    index, label : ndarray of int, shape (images,)
+        Position in the dataset and true class.
+    broken : ndarray, shape (images,)
+        The first of ``radii`` at which the smoothed classifier no longer gives the true
+        class, infinity where none was found.
+    seconds : ndarray, shape (images,)
+    """
+
+    config: dict
+    provenance: dict
+    index: NDArray[np.int64]
+    label: NDArray[np.int64]
+    broken: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def select(self, indices: ArrayLike) -> "AttackLog":
+        """Return the rows of the images ``indices``, in that order.
+
+        Raises
+        ------
+        ValueError
+            If the log lacks one of them.
+        """
+        rows = find_rows(self.index, indices, ATTACKS)
+        return replace(
+            self, index=self.index[rows], label=self.label[rows],
+            broken=self.broken[rows], seconds=self.seconds[rows],
+        )  # fmt: skip
+
+
+def read_attack_log(path: Pathlike) -> AttackLog:
+    """Read an attack log, also one that is still being written or was cut short.
+
+    Parameters
+    ----------
+    path : path
+        Written by ``python -m lipsmooth attack``.
+
+    Returns
+    -------
+    AttackLog
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As for `lipsmooth.logs.read_log`.
+
+    Warns
+    -----
+    UserWarning
+        For each damaged line, with its number; the other lines are kept.
+    """
+    header, ordered = read_records(path, ATTACKS)
+
+    def column(name: str, dtype: type) -> NDArray:
+        return np.array([row[name] for row in ordered], dtype=dtype)
+
+    distances = [np.inf if row["broken"] is None else row["broken"] for row in ordered]
+    return AttackLog(
+        config=header["config"], provenance=header["provenance"],
+        index=column("index", np.int64), label=column("label", np.int64),
+        broken=np.array(distances, dtype=float), seconds=column("seconds", float),
+    )  # fmt: skip
+
+
+def _check_row(row: dict, config: dict, where: str) -> None:
+    if not {"index", "label", "broken", "seconds"} <= row.keys():
+        raise ValueError(f"{where} is no row of an attack log: {str(row)[:60]}")
+    for name in ("index", "label"):
+        if type(row[name]) is not int:
+            raise ValueError(f"{where}: {name} is {str(row[name])[:60]!r}")
+    if type(row["seconds"]) not in (int, float):
+        raise ValueError(f"{where}: seconds is {str(row['seconds'])[:60]!r}")
+    if row["broken"] is not None and row["broken"] not in config["radii"]:
+        what = f"{str(row['broken'])[:60]!r} is none of the radii {config['radii']}"
+        raise ValueError(f"{where}: {what}")
+
+
+ATTACKS = Kind(
+    format="lipsmooth-attack",
+    noun="attack log",
+    content="attack",
+    data=("label", "broken"),
+    check=_check_row,
+    required=CONFIGURED,
+)
+"""How the files of attack logs are told from others, and checked."""
+
+
+class AttackWriter(RecordWriter):
+    """An attack log opened for appending; see `lipsmooth.records.RecordWriter`."""
+
+    kind = ATTACKS
+
+    def append(self, index: int, label: int, broken: float, seconds: float) -> None:
+        """Write what was found on one image and wait until it is on the disk."""
+        found = None if np.isinf(broken) else float(broken)
+        self.write(
+            {"index": int(index), "label": int(label), "broken": found,
+             "seconds": round(float(seconds), 6)}
+        )  # fmt: skip
