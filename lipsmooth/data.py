@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.transforms import CenterCrop, Compose, Resize
 
 SPLITS = ("train", "test")
 RESIDENT_BYTES = 4 * 2**30
 """A dataset of at most this size is kept in memory while a network is trained on it."""
+SCALED = 256 / 224
+"""Shorter side of a scaled image over the side of the square that is cut out of it."""
 Pathlike = str | os.PathLike
 
 
@@ -43,7 +47,12 @@ class Images(Dataset):
     ----------
     shape : tuple of int
         (C, H, W).
+    preparation : dict
+        What was done to the files' pixels, empty for nothing: ``resize``, the
+        shorter side after scaling, and ``crop``, the side of the square cut out.
     """
+
+    preparation: ClassVar[dict[str, int]] = {}
 
     def __init__(
         self,
@@ -110,7 +119,8 @@ class Images(Dataset):
 
     def digest(self) -> str:
         """Return a SHA-256 of names, labels and content."""
-        digest = hashlib.sha256(repr((self.classes, self.shape)).encode())
+        about = self.classes, self.shape, self.preparation
+        digest = hashlib.sha256(repr(about if self.preparation else about[:2]).encode())
         digest.update(self.labels.numpy().tobytes())
         self._digest_content(digest)
         return digest.hexdigest()
@@ -124,9 +134,14 @@ class Images(Dataset):
 
 
 class FolderImages(Images):
-    """Images in one folder per class, read from the disk when they are needed."""
+    """Images in one folder per class, read from the disk when they are needed.
 
-    def __init__(self, name: str, split: str, folder: Path) -> None:
+    With a ``size`` they may differ in theirs: each is scaled and cropped when read.
+    """
+
+    def __init__(
+        self, name: str, split: str, folder: Path, size: int | None = None
+    ) -> None:
         try:
             listing = ImageFolder(folder)
         except FileNotFoundError as error:
@@ -138,14 +153,21 @@ class FolderImages(Images):
         with Image.open(self.paths[0]) as first:
             self.mode = "L" if first.mode in ("1", "L") else "RGB"
             width, height = first.size
+        if size is not None:
+            width = height = size
+            self.preparation = {"resize": round(size * SCALED), "crop": size}
+            scale = Resize(self.preparation["resize"])
+            self._prepare = Compose([scale, CenterCrop(size)])
         self.shape = (1 if self.mode == "L" else 3, height, width)
-        for path in self.paths:
+        for path in self.paths if size is None else ():
             self._read(path, decode=False)
 
     def _read(self, path: str, *, decode: bool = True) -> np.ndarray | None:
         """Decode one file; without ``decode`` look at its header alone."""
         try:
             with Image.open(path) as image:
+                if self.preparation:
+                    return np.asarray(self._prepare(image.convert(self.mode)))
                 if image.size != self.shape[:0:-1]:
                     wide, high = image.size
                     raise ValueError(
@@ -183,7 +205,13 @@ def evenly_spaced(size: int, images: int | None) -> np.ndarray:
     return np.arange(count) * size // count
 
 
-def load_dataset(name: Pathlike, split: str, *, root: Pathlike | None = None) -> Images:
+def load_dataset(
+    name: Pathlike,
+    split: str,
+    *,
+    root: Pathlike | None = None,
+    size: int | None = None,
+) -> Images:
     """Load a dataset by name, or a tree of class folders by path.
 
     Parameters
@@ -194,15 +222,23 @@ def load_dataset(name: Pathlike, split: str, *, root: Pathlike | None = None) ->
             class, every fourth image is for testing: 450, each class equally
             often. Both parts keep scikit-learn's order.
         ``"cifar10"``
-            through torchvision, downloaded once; its order.
+            through torchvision, downloaded once. Its order is that of the
+            distributed files, classes mixed: published logs number images so.
         a folder
             with ``train/<class>/*.png`` and ``test/<class>/*.png`` (or any other
-            format that Pillow reads), or the classes directly, which is then a
-            test set. Classes and files are sorted by name, class by class.
+            format that Pillow reads; ``val`` serves for ``test``, as ImageNet has
+            it), or the classes directly, which is then a test set. Classes are
+            sorted by name, and within a class files by their path: image 0 is the
+            first of the first class. Published logs of ImageNet number images so;
+            those of CIFAR-10 do not.
     split : {"train", "test"}
         Which part.
     root : path, optional
         Where downloads are kept, by default in `cache_folder`.
+    size : int, optional
+        For folders of images that differ in size: the shorter side is scaled to
+        ``size`` × 256 / 224 and the ``size`` × ``size`` pixels in the middle are kept.
+        224 is how ImageNet is tested, in Cohen et al. 2019 and elsewhere.
 
     Returns
     -------
@@ -212,12 +248,15 @@ def load_dataset(name: Pathlike, split: str, *, root: Pathlike | None = None) ->
     ------
     ValueError
         If name or split is unknown, a folder has no classes, a class has no
-        images, or images are unreadable or of different sizes.
+        images, images are unreadable or of different sizes, or a size is too small
+        or asked for where there are no files.
     OSError
         If a download fails.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    if size is not None and (name in ("digits", "cifar10") or size < 8):
+        raise ValueError(f"size is for folders and at least 8; got {size} for {name}")
     if name == "digits":
         return _digits(split)
     if name == "cifar10":
@@ -228,12 +267,14 @@ def load_dataset(name: Pathlike, split: str, *, root: Pathlike | None = None) ->
             f"dataset must be 'digits', 'cifar10' or an existing folder of class "
             f"folders, got {os.fspath(name)!r}"
         )
-    return FolderImages(folder.resolve().name, split, _split_folder(folder, split))
+    found = _split_folder(folder, split)
+    return FolderImages(folder.resolve().name, split, found, size)
 
 
 def _split_folder(folder: Path, split: str) -> Path:
-    if (folder / split).is_dir():
-        return folder / split
+    for found in (folder / split, folder / {"test": "val"}.get(split, split)):
+        if found.is_dir():
+            return found
     if split == "train" or (folder / "train").is_dir():
         # A flat tree must not serve both to train and to test.
         raise ValueError(f"dataset {folder}: there is no folder {split}/ in it")

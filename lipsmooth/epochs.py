@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lipsmooth.data import Pathlike, cache_folder
 from lipsmooth.models import read_checkpoint, save_checkpoint
+from lipsmooth.weightfiles import SAFE
 
 
 def check_run(*, epochs: int, batch_size: int, learning_rate: float, seed: int) -> None:
@@ -75,6 +76,8 @@ def run_epochs(
         If the checkpoint is of another run, or an epoch's loss is not finite.
     """
     history: list[dict] = []
+    if checkpoint is not None and Path(checkpoint).suffix == SAFE:
+        raise ValueError(f"training cannot go on from {checkpoint}; name a .pt file")
     if checkpoint is not None and Path(checkpoint).exists():
         history = _resume(checkpoint, model, parts, settings, before or {})
     bar = tqdm(

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from lipsmooth.inference import Inference
 from lipsmooth.lipnets import MaxMin, Scale
-from lipsmooth.models import Normalize
+from lipsmooth.normalize import Normalize
 from lipsmooth.resnet import Block, ResNet
 from lipsmooth.spectral import CONVOLUTIONS, POOLINGS, Shape, spectral_norm_upper
 

@@ -1,8 +1,6 @@
 """Base classifiers for images in [0, 1], and their checkpoints."""
 
 import hashlib
-import io
-import os
 import platform
 import subprocess
 from collections.abc import Callable
@@ -16,27 +14,10 @@ from torch import Tensor, nn
 
 from lipsmooth import __version__
 from lipsmooth.lipnets import lipschitz_network
+from lipsmooth.normalize import Normalize
+from lipsmooth.released import PUBLISHED, convert, is_released
 from lipsmooth.resnet import ResNet, resnet9
-
-FORMAT = "lipsmooth-checkpoint"
-Pathlike = str | os.PathLike
-
-
-class Normalize(nn.Module):
-    """Map pixels from [0, 1] to about [−1, 1], inside the network.
-
-    Noise is then added to pixels in [0, 1] and a radius is in those units,
-    whatever the network does next. Noisy pixels are not clipped.
-    """
-
-    def __init__(self, mean: float = 0.5, std: float = 0.5) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x``, any shape."""
-        return (x - self.mean) / self.std
+from lipsmooth.weightfiles import FORMAT, Pathlike, read_content, write_content
 
 
 def small_cnn(shape: tuple[int, int, int], num_classes: int) -> nn.Sequential:
@@ -87,6 +68,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet20": partial(residual, depth=20),
     "resnet110": partial(residual, depth=110),
     "lipschitz": lipschitz_network,
+    **PUBLISHED,
 }
 """Functions ``(shape, num_classes) -> nn.Module`` by name; add your own."""
 
@@ -152,24 +134,39 @@ def save_checkpoint(
     if not hasattr(model, "spec"):
         raise ValueError(f"{type(model).__name__} was not made by build_model")
     place = next((tensor.device for tensor in model.parameters()), "cpu")
-    content = {
-        "format": FORMAT,
-        "metadata": {**model.spec, **metadata, "provenance": provenance(place)},
-        "weights": model.state_dict(),
-        "training": training,
-    }
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with open(part, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    write_content(
+        path,
+        {
+            "format": FORMAT,
+            "metadata": {**model.spec, **metadata, "provenance": provenance(place)},
+            "weights": model.state_dict(),
+            "training": training,
+        },
+    )
+
+
+def export_checkpoint(source: Pathlike, target: Pathlike) -> None:
+    """Write a classifier again, in the format that the name of the target asks for.
+
+    Parameters
+    ----------
+    source : path
+        For `load_checkpoint`.
+    target : path
+        ``….safetensors``, or a PyTorch file. Metadata stay as they are, the provenance
+        of the training among them; its state is left out.
+
+    Raises
+    ------
+    ValueError
+        As for `load_checkpoint`.
+    """
+    model, metadata = load_checkpoint(source)
+    weights = model.state_dict()
+    write_content(
+        target,
+        {"format": FORMAT, "metadata": metadata, "weights": weights, "training": None},
+    )
 
 
 def read_checkpoint(path: Pathlike, device: str = "cpu") -> dict:
@@ -180,17 +177,8 @@ def read_checkpoint(path: Pathlike, device: str = "cpu") -> dict:
     ValueError
         If the file is missing, truncated or not a checkpoint.
     """
-    try:
-        file = io.BytesIO(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"checkpoint {path} does not exist") from None
-    try:
-        content = torch.load(file, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file it cannot read
-        raise ValueError(
-            f"{path} is truncated or not a checkpoint ({type(error).__name__})"
-        ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_content(path, device)
+    if content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of lipsmooth")
     return content
 
@@ -201,16 +189,19 @@ def load_checkpoint(path: Pathlike, device: str = "cpu") -> tuple[nn.Module, dic
     Parameters
     ----------
     path : path
-        Written by `save_checkpoint`. Nothing in the file is executed.
+        Written by `save_checkpoint`, as a PyTorch file or, named ``….safetensors``, as
+        safetensors; or published, in a layout that `lipsmooth.released` knows.
+        Nothing in the file is executed.
     device : str
         Where the model goes.
 
     Returns
     -------
     model : nn.Module
-        In evaluation mode.
+        In evaluation mode, with the ``spec`` that `build_model` gives it.
     metadata : dict
-        ``arch``, ``shape``, ``num_classes``, ``provenance`` and what was saved.
+        ``arch``, ``shape``, ``num_classes``, ``provenance`` and what was saved; the
+        first three alone if the file was published by others.
 
     Raises
     ------
@@ -218,19 +209,38 @@ def load_checkpoint(path: Pathlike, device: str = "cpu") -> tuple[nn.Module, dic
         If the file is missing, truncated or not a checkpoint, or its weights do
         not fit its architecture.
     """
-    content = read_checkpoint(path, device)
-    metadata = content["metadata"]
+    content = read_content(path, device)
+    if is_released(content):
+        try:
+            metadata, weights = convert(content)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    else:
+        if content.get("format") != FORMAT:
+            raise ValueError(f"{path} is not a checkpoint of lipsmooth")
+        metadata, weights = content["metadata"], content["weights"]
     if "num_classes" not in metadata:
         raise ValueError(f"{path} has no classifier but a {metadata['arch']} model")
     spec = {key: metadata[key] for key in ("arch", "shape", "num_classes")}
     model = build_model(**spec)
-    try:
-        model.load_state_dict(content["weights"])
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path}: the weights do not fit {spec['arch']!r}: {error}"
-        ) from None
+    problem = _misfit(model, weights)
+    if problem:
+        raise ValueError(f"{path}: the weights do not fit {spec['arch']!r}: {problem}")
+    model.load_state_dict(weights)
     return model.to(device).eval(), metadata
+
+
+def _misfit(model: nn.Module, weights: dict[str, Tensor]) -> str | None:
+    """Name the first tensor that a model lacks, has too many, or in another shape."""
+    expected = model.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights:
+            return f"{name!r} is missing"
+        found, wanted = tuple(weights[name].shape), tuple(tensor.shape)
+        if found != wanted:
+            return f"{name!r} has shape {found}, not {wanted}"
+    odd = next((name for name in weights if name not in expected), None)
+    return None if odd is None else f"{odd!r} has no place in it"
 
 
 def provenance(device: str | torch.device) -> dict:

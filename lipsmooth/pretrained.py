@@ -9,7 +9,9 @@ from torch import nn
 from lipsmooth.data import Pathlike
 from lipsmooth.denoise import ARCH, DenoisedClassifier, Denoiser, require
 from lipsmooth.improved_diffusion import SCHEDULE, from_improved_diffusion
-from lipsmooth.models import FORMAT, Normalize, load_checkpoint
+from lipsmooth.models import load_checkpoint
+from lipsmooth.normalize import Normalize
+from lipsmooth.weightfiles import FORMAT
 
 HUB = "hub:"
 """In front of the name of a model that is to be downloaded."""
@@ -155,8 +157,7 @@ def load_vit(source: Pathlike, *, classes: Sequence[str] | None = None) -> nn.Mo
     if classes is not None and found != [label.lower() for label in classes]:
         raise ValueError(f"{name} has classes {found}, not {list(classes)}")
     processor = transformers.AutoImageProcessor.from_pretrained(name)
-    mean, std = processor.image_mean, processor.image_std
-    per_channel = ([[[value]] for value in values] for values in (mean, std))
-    classifier = nn.Sequential(Normalize(*per_channel), model).eval()
+    constants = Normalize(processor.image_mean, processor.image_std)
+    classifier = nn.Sequential(constants, model).eval()
     classifier.size = (processor.size["height"], processor.size["width"])
     return classifier

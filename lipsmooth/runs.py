@@ -138,6 +138,8 @@ def prepare(
         "rng": "numpy-sfc64" if place.type == "cpu" else f"torch-{place.type}",
         "chunk": CHUNK, "precision": arithmetic(place, precision), "folded": fast,
     }  # fmt: skip
+    if dataset.preparation:
+        config["preparation"] = dataset.preparation
     if compiled:  # rounds otherwise, so that a close vote can go the other way
         config["compiled"] = True
     if fast:

@@ -7,7 +7,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from lipsmooth import augment, data, lipnets, losses, models, recipe, resnet
+from lipsmooth import (
+    augment,
+    data,
+    lipnets,
+    losses,
+    models,
+    normalize,
+    recipe,
+    released,
+    resnet,
+    weightfiles,
+)
 from lipsmooth.data import Images, Pathlike, load_dataset
 from lipsmooth.epochs import cached, run_epochs
 from lipsmooth.inference import check_precision
@@ -105,6 +116,8 @@ def train_classifier(
         augmentation=augmentation, options=options,
     )  # fmt: skip
     settings = {"dataset": dataset.name, "images": len(dataset), **run.settings()}
+    if dataset.preparation:
+        settings["preparation"] = dataset.preparation
     check_precision(precision, torch.device(device))
     _check_fit(model, dataset)
     model.to(device, memory_format=layout(channels_last))
@@ -226,7 +239,10 @@ augmentation
             device=device, checkpoint=unfinished, progress=progress, **run.options,
         )  # fmt: skip
 
-    code = augment, data, models, lipnets, resnet, losses, recipe
+    code = (
+        augment, data, lipnets, losses, models, normalize, recipe, released, resnet,
+        weightfiles,
+    )  # fmt: skip
     return cached(
         f"{dataset.name}-{arch}-{sigma:g}", key,
         [*(part.__file__ for part in code), __file__], train, cache_dir=cache_dir,

@@ -5,9 +5,12 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
 from lipsmooth import data
-from lipsmooth.data import cache_folder, evenly_spaced, load_dataset
+from lipsmooth.data import Images, cache_folder, evenly_spaced, load_dataset
+from lipsmooth.sampling import sample_log
 
 
 def write_image(path, size=(8, 9), mode="RGB", value=51):
@@ -104,6 +107,122 @@ class TestFolders:
         (tree / "train" / "bee" / "9.png").write_text("not a picture")
         with pytest.raises(ValueError, match=r"9\.png cannot be read"):
             load_dataset(tree, "train")
+
+
+class TestSizes:
+    """ImageNet as it is tested: scaled, cropped, whatever the size of the file."""
+
+    @pytest.fixture
+    def photographs(self, tmp_path):
+        rng = np.random.default_rng(0)
+        sizes = {"ant": [(70, 50), (40, 90)], "bee": [(33, 33), (400, 31)]}
+        for name, shapes in sizes.items():
+            (tmp_path / "val" / name).mkdir(parents=True)
+            for number, (width, height) in enumerate(shapes):
+                pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+                path = tmp_path / "val" / name / f"{number}.png"
+                Image.fromarray(pixels).save(path)
+        return tmp_path
+
+    def test_pixels_are_those_of_torchvision(self, photographs):
+        steps = Compose([Resize(32), CenterCrop(28), ToTensor()])
+        reference = ImageFolder(photographs / "val", steps)
+        ours = load_dataset(photographs, "test", size=28)
+        assert ours.preparation == {"resize": 32, "crop": 28}
+        assert (len(ours), ours.shape) == (4, (3, 28, 28))
+        for number, (x, label) in enumerate(reference):
+            assert torch.equal(ours[number][0], x)
+            assert ours[number][1] == label
+        assert load_dataset(photographs, "test", size=224).preparation["resize"] == 256
+
+    def test_without_a_size_they_must_agree(self, photographs):
+        with pytest.raises(ValueError, match="all must have one size"):
+            load_dataset(photographs, "test")
+
+    def test_grey_and_transparent_files_among_colours(self, photographs):
+        for mode, name in (("L", "grey"), ("RGBA", "clear"), ("CMYK", "print")):
+            kind = "tif" if mode == "CMYK" else "png"
+            Image.new(mode, (60, 40)).save(
+                photographs / "val" / "bee" / f"{name}.{kind}"
+            )
+        x, _ = load_dataset(photographs, "test", size=16).tensors()
+        assert x.shape == (7, 3, 16, 16)
+
+    def test_the_size_is_part_of_the_identity(self, tree):
+        plain = load_dataset(tree, "test")
+        sized = [load_dataset(tree, "test", size=size) for size in (8, 9, 8)]
+        digests = [part.digest() for part in (plain, *sized)]
+        assert digests[1] == digests[3]
+        assert len(set(digests)) == 3
+
+    def test_a_file_that_is_no_image_is_found_when_read(self, photographs):
+        (photographs / "val" / "bee" / "9.png").write_text("not a picture")
+        dataset = load_dataset(photographs, "test", size=16)
+        assert dataset[0][0].shape == (3, 16, 16)
+        with pytest.raises(ValueError, match=r"9\.png cannot be read"):
+            dataset[4]
+
+    def test_where_a_size_makes_no_sense(self, photographs):
+        for name in ("digits", "cifar10"):
+            with pytest.raises(ValueError, match=f"got 28 for {name}"):
+                load_dataset(name, "test", size=28)
+        with pytest.raises(ValueError, match="at least 8; got 7"):
+            load_dataset(photographs, "test", size=7)
+
+    def test_a_log_states_it(self, photographs, tmp_path):
+        def score(x):
+            return torch.stack([x[:, 0].mean(dim=(1, 2)), x[:, 1].mean(dim=(1, 2))], 1)
+
+        configs = []
+        for size in (16, None):
+            folder = photographs
+            if size is None:
+                folder = tmp_path / "same"
+                for name in ("ant", "bee"):
+                    write_image(folder / "val" / name / "0.png", size=(16, 16))
+            dataset = load_dataset(folder, "test", size=size)
+            log = sample_log(
+                score, dataset, tmp_path / f"{size}.jsonl", sigma=0.1, n0=2, n=4,
+                seed=0, progress=False,
+            )  # fmt: skip
+            configs.append(log.config)
+        assert configs[0]["preparation"] == {"resize": 18, "crop": 16}
+        assert "preparation" not in configs[1]
+
+
+class TestResident:
+    def test_folders_are_decoded_once(self, tree, monkeypatch):
+        lazy = load_dataset(tree, "train")
+        resident = lazy.resident()
+        assert type(resident) is Images
+        assert resident.pixels.dtype == torch.uint8
+        assert resident.digest() != lazy.digest()  # of pixels, not of files
+        for rows in (None, [4, 0, 4]):
+            for ours, theirs in zip(
+                resident.tensors(rows), lazy.tensors(rows), strict=True
+            ):
+                assert torch.equal(ours, theirs)
+        (tree / "train" / "ant" / "0.png").unlink()
+        assert resident[0][0].shape == (3, 9, 8)
+        with pytest.raises(ValueError, match="cannot be read"):
+            lazy[0]
+
+    def test_scaled_images_too(self, tree):
+        lazy = load_dataset(tree, "train", size=8)
+        assert torch.equal(lazy.resident().tensors()[0], lazy.tensors()[0])
+
+    def test_what_is_too_large_stays_on_the_disk(self, tree, monkeypatch):
+        lazy = load_dataset(tree, "train")
+        monkeypatch.setattr(data, "RESIDENT_BYTES", 6 * 3 * 9 * 8 - 1)
+        assert lazy.resident() is lazy
+        monkeypatch.setattr(data, "RESIDENT_BYTES", 6 * 3 * 9 * 8)
+        assert lazy.resident() is not lazy
+
+    def test_digits_keep_their_pixels(self):
+        digits = load_dataset("digits", "test")
+        resident = digits.resident()
+        assert torch.equal(resident.tensors()[0], digits.tensors()[0])
+        assert resident.digest() == digits.digest()
 
 
 class TestCifar10:

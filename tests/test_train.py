@@ -1,10 +1,12 @@
 import multiprocessing
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from lipsmooth import epochs, train
+from lipsmooth import data, epochs, train
 from lipsmooth.data import load_dataset
 from lipsmooth.models import (
     build_model,
@@ -88,11 +90,84 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     assert weights_digest(load_checkpoint(path)[0]) == weights_digest(whole)
     losses = [[entry["loss"] for entry in run] for run in (reference, history)]
     assert losses[0] == losses[1]
-    assert read_checkpoint(path)["training"] is None
 
     again = fresh(seed=98)  # finished: nothing left but to load it
     assert train_classifier(again, digits, checkpoint=path, **QUICK) == history
     assert weights_digest(again) == weights_digest(whole)
+
+
+def shapes_in_folders(folder):
+    """Bright squares on the left or on the right, by class, as files."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("left", "right")):
+        (folder / "train" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(0, 60, (10, 12, 3), dtype=np.uint8)
+            pixels[2:8, 6 * label : 6 * label + 6] += 150
+            path = folder / "train" / name / f"{number:02}.png"
+            Image.fromarray(pixels).save(path)
+    return load_dataset(folder, "train")
+
+
+def small_residual(seed=0):
+    torch.manual_seed(seed)
+    return build_model("resnet9-16", shape=(3, 10, 12), num_classes=2)
+
+
+AUGMENTED = {
+    "sigma": 0.1, "epochs": 3, "batch_size": 8, "progress": False, "seed": 3,
+    "augmentation": "crop-flip", "channels_last": True,
+}  # fmt: skip
+
+
+def test_augmented_images_are_the_same_after_an_interruption(tmp_path, monkeypatch):
+    dataset = shapes_in_folders(tmp_path)
+    whole, path = small_residual(), tmp_path / "m.pt"
+    train_classifier(whole, dataset, **AUGMENTED)
+    once = train._train_epoch
+
+    def stop_in_epoch_1(*args, epoch, **kwargs):
+        if epoch == 1:
+            raise Interrupted
+        return once(*args, epoch=epoch, **kwargs)
+
+    monkeypatch.setattr(train, "_train_epoch", stop_in_epoch_1)
+    with pytest.raises(Interrupted):
+        train_classifier(small_residual(), dataset, checkpoint=path, **AUGMENTED)
+    monkeypatch.undo()
+    resumed = small_residual(seed=9)
+    train_classifier(resumed, dataset, checkpoint=path, **AUGMENTED)
+    assert weights_digest(resumed) == weights_digest(whole)
+    metadata = load_checkpoint(path)[1]
+    assert metadata["augmentation"] == "crop-flip"
+    other = {**AUGMENTED, "augmentation": "none"}
+    with pytest.raises(ValueError, match="augmentation = 'crop-flip', not 'none'"):
+        train_classifier(small_residual(), dataset, checkpoint=path, **other)
+    plain = small_residual()
+    train_classifier(plain, dataset, **other)
+    assert weights_digest(plain) != weights_digest(whole)
+
+
+def test_images_in_memory_train_as_images_on_the_disk(tmp_path, monkeypatch):
+    dataset, digests = shapes_in_folders(tmp_path), []
+    for limit in (0, data.RESIDENT_BYTES):
+        monkeypatch.setattr(data, "RESIDENT_BYTES", limit)
+        assert (dataset.resident() is dataset) == (limit == 0)
+        model = small_residual()
+        train_classifier(model, dataset, **AUGMENTED)
+        digests.append(weights_digest(model))
+    assert digests[0] == digests[1]
+
+
+def test_scaled_images_are_named_in_the_checkpoint(tmp_path):
+    shapes_in_folders(tmp_path)
+    dataset, path = load_dataset(tmp_path, "train", size=8), tmp_path / "m.pt"
+    settings = {**AUGMENTED, "epochs": 1, "checkpoint": path}
+    torch.manual_seed(0)
+    model = build_model("cnn", shape=(3, 8, 8), num_classes=2)
+    train_classifier(model, dataset, **settings)
+    assert load_checkpoint(path)[1]["preparation"] == {"resize": 9, "crop": 8}
+    assert read_checkpoint(path)["training"] is None
 
 
 def test_a_checkpoint_of_other_settings_is_refused(digits, tmp_path):
