@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from lipsmooth.certify import STRATEGIES, certify_counts, predict_counts
 from lipsmooth.cli import main
 from lipsmooth.logs import read_log
+from lipsmooth.models import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,31 @@ def test_train_and_sample(folder):
     assert len(votes) == 12
     settings = {"sigma": 0.5, "n0": 100, "n": 500, "seed": 1, "dataset": "digits"}
     assert votes.config.items() >= settings.items()
+
+
+def test_how_training_runs_is_kept_in_the_checkpoint(tmp_path, monkeypatch, capsys):
+    for name in ("ant", "bee"):
+        for number in range(3):
+            (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
+            path = tmp_path / "train" / name / f"{number}.png"
+            Image.new("RGB", (20 + number, 14), (80 * number, 0, 255)).save(path)
+    passed = []
+    monkeypatch.setattr(torch, "compile", lambda f: passed.append(f) or f)
+    model = str(tmp_path / "m.pt")
+    command = [
+        "train", model, "--dataset", str(tmp_path), "--sigma", "0.1", "--epochs", "1",
+        "--arch", "resnet9-16", "--quiet",
+    ]  # fmt: skip
+    assert "all must have one size" in fails(capsys, *command)
+    command += ["--size", "12", "--channels-last"]
+    assert "or crop-flip, got 'cut'" in fails(capsys, *command, "--augmentation", "cut")
+    assert main([*command, "--augmentation", "crop-flip", "--compile"]) == 0
+    assert len(passed) == 1
+    metadata = load_checkpoint(model)[1]
+    assert metadata["augmentation"] == "crop-flip"
+    assert metadata["shape"] == [3, 12, 12]
+    assert metadata["preparation"] == {"resize": 14, "crop": 12}
+    assert metadata["channels_last"]
 
 
 def test_skip_and_max(folder, tmp_path):
