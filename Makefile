@@ -1,12 +1,13 @@
-# make book | test | lint | format | clean | lock | notebook; see CONTRIBUTING.md
+# make book | exercises | test | lint | format | clean | lock | notebook; see CONTRIBUTING.md
 PYTHON ?= python3
 PRESET ?= book
+EDITION ?= instructor
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book test lint format clean lock notebook
+.PHONY: book exercises test lint format clean lock notebook
 .DEFAULT_GOAL := book
 
 # The environment is made on the first call and again when a pin changes.
@@ -16,9 +17,13 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-# make book [PRESET=book|smoke|paper]
+# make book [PRESET=book|smoke|paper] [EDITION=instructor|student]
 book: $(STAMP)
-	$(BIN)/python book/build.py build --preset $(PRESET)
+	$(BIN)/python book/build.py build --preset $(PRESET) --edition $(EDITION)
+
+# The assignments with their checkers, for students and for graders.
+exercises: $(STAMP)
+	$(BIN)/python book/build.py exercises
 
 # make test [T="tests/test_radii.py -k multi"]
 test: $(STAMP)

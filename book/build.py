@@ -1,6 +1,8 @@
 """Build the book: generate the notebooks, execute what changed, render the pages.
 
     python book/build.py [build|generate|execute|render|adopt] [--preset book]
+    python book/build.py build --edition student
+    python book/build.py exercises
     python book/build.py notebook 02_neyman_pearson -p alpha 0.05
 
 `notebooks/NN_name.md` is the source. `generate` writes its sibling `.ipynb`, `execute`
@@ -8,6 +10,10 @@ runs every notebook of `_toc.yml` through papermill under the parameters of a pr
 keeps the result under `_build/executed/`, and `render` makes the pages from those.
 Whatever has not changed is not done again. `adopt` goes the other way, after a
 formatter has been over the code of the `.ipynb`.
+
+The student edition is rendered from a copy of the sources that has no solutions in it,
+so that none can reach a page, a download or the search index. `exercises` writes the
+assignments that come with a checker to `_build/exercises/`.
 """
 
 import argparse
@@ -19,6 +25,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import solutions
 import yaml
 from execution import (
     PRESETS,
@@ -32,22 +39,28 @@ from execution import (
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
+EDITIONS = ("instructor", "student")
+# What the student edition is rendered from, besides its notebooks.
+COPIED = ("_config.yml", "_toc.yml", "requirements.txt", "constraints.txt", "book")
 
 
 class Book:
-    """The book of one checkout under one preset."""
+    """The book of one checkout under one preset, in one edition."""
 
-    def __init__(self, root=ROOT, preset="book"):
+    def __init__(self, root=ROOT, preset="book", edition="instructor"):
         if preset not in PRESETS:
             raise BuildError(f"preset must be one of {PRESETS}, got {preset!r}")
+        if edition not in EDITIONS:
+            raise BuildError(f"edition must be one of {EDITIONS}, got {edition!r}")
         self.root = Path(root)
         self.preset = preset
+        self.edition = edition
         self.build_dir = self.root / "_build"
         self.executed_dir = self.build_dir / "executed" / preset
         # jupyter-book adds `_build` to whatever output folder it is given.
-        self.output_dir = (
-            self.root if preset == "book" else self.build_dir / preset
-        ) / "_build"
+        folders = [preset] * (preset != "book") + [edition] * (edition == "student")
+        folder = self.build_dir / "-".join(folders) if folders else self.root
+        self.output_dir = folder / "_build"
         self.html_dir = self.output_dir / "html"
 
     def notebooks(self):
@@ -114,6 +127,46 @@ class Book:
         """Return where the executed form of a notebook is kept."""
         return self.executed_dir / f"{notebook.stem}.ipynb"
 
+    def exercises(self):
+        """Write the assignments that come with a checker, unless they are there."""
+        import assignments  # needs otter-grader, which the other steps do not
+
+        self.build_dir.mkdir(exist_ok=True)
+        with FileLock(self.build_dir / "exercises.lock"):
+            return assignments.build(self.root)
+
+    def executed(self):
+        """Return the executed notebooks of this edition by the names of their pages."""
+        paths = {n.stem: self.executed_path(n) for n in self.notebooks()}
+        nodes = {k: nbformat.read(p, as_version=4) for k, p in paths.items()}
+        if self.edition == "student":
+            nodes = {k: solutions.without(node) for k, node in nodes.items()}
+        return {f"notebooks/{stem}": node for stem, node in nodes.items()}
+
+    def sources(self):
+        """Return the folder to render from; a student's has no solutions in it."""
+        if self.edition == "instructor":
+            return self.root
+        folder = self.output_dir.parent / "sources"
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "notebooks").mkdir(parents=True)
+        masters = shutil.ignore_patterns("exercises", "__pycache__")
+        for name in COPIED:
+            path = self.root / name
+            if path.is_dir():
+                shutil.copytree(path, folder / name, ignore=masters)
+            else:
+                shutil.copy(path, folder / name)
+        for notebook in self.notebooks():
+            text = nbformat.writes(solutions.without(notebook.node)) + "\n"
+            (folder / "notebooks" / notebook.pair.name).write_text(text, "utf-8")
+        for page in (folder / "book").glob("*.md"):
+            text = page.read_text(encoding="utf-8")
+            page.write_text(solutions.SOLUTION.sub("", text), encoding="utf-8")
+        student = self.exercises() / "student"
+        shutil.copytree(student, folder / student.relative_to(self.root))
+        return folder
+
     def render(self):
         """Render the pages, unless nothing that goes into them has changed."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -133,8 +186,11 @@ class Book:
         command = [tool, "build", ".", "--all"]
         command += ["-W", "-n", "--keep-going", "-q"]
         command += ["--path-output", str(self.output_dir.parent)]
-        environment = {**os.environ, "LIPSMOOTH_PRESET": self.preset}
-        done = subprocess.run(command, cwd=self.root, env=environment, check=False)
+        chosen = {"PRESET": self.preset, "EDITION": self.edition, "ROOT": self.root}
+        environment = {f"LIPSMOOTH_{k}": str(v) for k, v in chosen.items()}
+        environment = {**os.environ, **environment}
+        folder = self.sources()
+        done = subprocess.run(command, cwd=folder, env=environment, check=False)
         if done.returncode or not index.exists():
             raise BuildError(f"jupyter-book failed with exit status {done.returncode}")
         stamp.write_text(json.dumps(key))
@@ -152,6 +208,7 @@ class Book:
     def build(self, jobs=None):
         """Generate, execute and render."""
         self.generate()
+        self.exercises()
         self.execute(jobs)
         self.render()
 
@@ -177,10 +234,11 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    steps = ["build", "generate", "execute", "render", "notebook", "adopt"]
+    steps = ["build", "generate", "execute", "render", "exercises", "notebook", "adopt"]
     parser.add_argument("step", nargs="?", default="build", choices=steps)
     parser.add_argument("name", nargs="?", help="with `notebook`: which one")
     parser.add_argument("--preset", default="book", help=" | ".join(PRESETS))
+    parser.add_argument("--edition", default="instructor", help=" | ".join(EDITIONS))
     parser.add_argument("--jobs", type=int, help="notebooks at a time (default: CPUs)")
     parser.add_argument(
         "-p", dest="assignments", nargs=2, metavar=("NAME", "VALUE"), action="append"
@@ -191,7 +249,7 @@ def main(arguments=None):
     if options.assignments and options.step != "notebook":
         parser.error("-p goes with `notebook`")
     try:
-        book = Book(preset=options.preset)
+        book = Book(preset=options.preset, edition=options.edition)
         if options.step == "notebook":
             run_one(options.name, options.assignments or [], options.preset)
         elif options.step in ("build", "execute"):

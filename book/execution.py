@@ -24,6 +24,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import papermill
+import solutions
 from papermill.exceptions import strip_color
 from tqdm import tqdm
 
@@ -253,8 +254,10 @@ def _execute(task, position):
     clock = time.perf_counter()
     failure = None
     try:
+        node = nbformat.reads(task.notebook, as_version=4)
+        node.cells += solutions.cells(node)
         node = papermill.execute_notebook(
-            nbformat.reads(task.notebook, as_version=4),
+            node,
             None,
             parameters=task.parameters,
             cwd=task.root,
@@ -271,6 +274,7 @@ def _execute(task, position):
         failure = f"{task.stem} could not be executed:\n{traceback.format_exc()}"
     seconds = time.perf_counter() - clock
     if failure is None:
+        node = solutions.without_runs(node)
         del node.metadata["papermill"]
         node.metadata["lipsmooth"] = {
             **task.record,
