@@ -31,16 +31,16 @@ RELATIONS = {"=": "", ">=": "≥ ", "<=": "≤ "}
 def prepare(app):
     """Make sure that every notebook has been executed, and load the results."""
     try:
-        book = Book(app.srcdir, os.environ.get("LIPSMOOTH_PRESET", "book"))
+        book = Book(
+            os.environ.get("LIPSMOOTH_ROOT", app.srcdir),
+            os.environ.get("LIPSMOOTH_PRESET", "book"),
+            os.environ.get("LIPSMOOTH_EDITION", "instructor"),
+        )
+        book.exercises()
         book.execute()
     except BuildError as error:
         raise ExtensionError(str(error)) from error
-    app.lipsmooth_chapters = {
-        f"notebooks/{notebook.stem}": nbformat.read(
-            book.executed_path(notebook), as_version=4
-        )
-        for notebook in book.notebooks()
-    }
+    app.lipsmooth_chapters = book.executed()
 
 
 def substitute(app, docname, source):
