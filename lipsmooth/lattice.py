@@ -91,7 +91,7 @@ def lattice_fit(
         largest=float(points[-1]),
         positive=int(np.sum(positive)),
         matching=int(np.sum(positive & (fewest <= most))),
-        above=int(np.sum(printed > _print(points[-1], digits))),
+        above=int(np.sum(printed > print_radii(points[-1], digits))),
         telling=int(np.sum(positive & sparse)),
     )
 
@@ -180,6 +180,28 @@ def recertify(
     return Bounds(radius(fewest), radius(most))
 
 
+def print_radii(radii: ArrayLike, digits: int = 3) -> Array:
+    """Return radii as locuslab/smoothing prints them: to nearest, hence often up.
+
+    Parameters
+    ----------
+    radii : array_like
+    digits : int
+        Significant digits.
+
+    Returns
+    -------
+    ndarray, the shape of radii
+        What a reader of the log gets back.
+    """
+
+    # Printing and reading back is exact: both sides name the same decimal.
+    def printed(radius: float) -> float:
+        return float(f"{radius:.{digits}}")
+
+    return np.vectorize(printed, otypes=[float])(radii)
+
+
 @lru_cache(maxsize=8)
 def _lattice(sigma: float, n: int, alpha: float, digits: int) -> tuple[Array, Array]:
     """Return the positive radii of the counts up to n, and how they are printed."""
@@ -191,12 +213,7 @@ def _lattice(sigma: float, n: int, alpha: float, digits: int) -> tuple[Array, Ar
     points = points[points > 0]
     if not len(points):
         raise ValueError(f"n = {n} votes certify nothing at alpha = {alpha}")
-    printed = np.array([_print(point, digits) for point in points])
+    printed = print_radii(points, digits)
     for shared in (points, printed):
         shared.setflags(write=False)  # they are cached
     return points, printed
-
-
-def _print(radius: float, digits: int) -> float:
-    # Printing and reading back is exact: both sides name the same decimal.
-    return float(f"{radius:.{digits}}")
