@@ -57,6 +57,7 @@ def score_moments(
     batch_size: int = 1000,
     num_classes: int | None = None,
     compiled: bool = False,
+    levels: int | None = None,
 ) -> Moments:
     """Estimate mean and variance of every class score of an image under noise.
 
@@ -72,6 +73,8 @@ def score_moments(
     compiled : bool
         Fuse the arithmetic with ``torch.compile``: worth its half minute from about
         100 maps and a million samples on. Needs a C++ compiler.
+    levels : int, optional
+        As for `lipsmooth.sampling.count_votes`.
 
     Returns
     -------
@@ -99,8 +102,9 @@ def score_moments(
     _check_samples(n=n)
     check_settings(sigma=sigma, start=start, batch_size=batch_size)
     segment = whole_segment(
-        base_classifier, x, n=n, seed=seed, index=index, start=start
-    )
+        base_classifier, x, n=n, seed=seed, index=index, start=start, sigma=sigma,
+        levels=levels,
+    )  # fmt: skip
     found = _moments_of(
         base_classifier, [segment],
         maps=parse_maps(maps), sigma=sigma, batch_size=batch_size,
@@ -121,6 +125,7 @@ def score_samples(
     start: int = 0,
     batch_size: int = 1000,
     num_classes: int | None = None,
+    levels: int | None = None,
 ) -> NDArray[np.float32]:
     """Return the class scores of every noisy copy, for bounds that need them all.
 
@@ -128,7 +133,7 @@ def score_samples(
     ----------
     map : SimplexMap or str
         What turns logits into class scores.
-    base_classifier, x, sigma, n, seed, index, start, batch_size, num_classes
+    base_classifier, x, sigma, n, seed, index, start, batch_size, num_classes, levels
         As for `score_moments`.
 
     Returns
@@ -144,8 +149,9 @@ def score_samples(
     (chosen,) = parse_maps([map])
     check_settings(sigma=sigma, n=n, start=start, batch_size=batch_size)
     segment = whole_segment(
-        base_classifier, x, n=n, seed=seed, index=index, start=start
-    )
+        base_classifier, x, n=n, seed=seed, index=index, start=start, sigma=sigma,
+        levels=levels,
+    )  # fmt: skip
     parts = []
     with torch.inference_mode(), evaluating(base_classifier):
         for _, logits in score_batches(
@@ -176,6 +182,7 @@ def sample_moments(
     precision: str = "float32",
     fast: bool = True,
     compiled: bool = False,
+    levels: int | None = None,
 ) -> ScoreLog:
     """Sample the score moments of many images into a log, resuming what it holds.
 
@@ -188,7 +195,7 @@ def sample_moments(
     n0, n : int
         At least 2 each. Selection samples, numbered 0 to n0 − 1, and estimation
         samples, numbered n0 to n0 + n − 1: no sample serves both.
-    device, progress, wait, precision, fast
+    device, progress, wait, precision, fast, levels
         As for `lipsmooth.sampling.sample_log`.
     compiled : bool
         As there, and for the arithmetic of the maps as in `score_moments`.
@@ -208,7 +215,7 @@ def sample_moments(
     run = prepare(
         base_classifier, dataset, indices=indices, device=device, sigma=sigma, n0=n0,
         n=n, seed=seed, batch_size=batch_size, precision=precision, fast=fast,
-        compiled=compiled,
+        compiled=compiled, levels=levels,
     )  # fmt: skip
     run.config["maps"] = [str(each) for each in chosen]
     measure = partial(

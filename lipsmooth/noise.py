@@ -1,4 +1,4 @@
-"""The Gaussian noise of an image, sample by sample: the only place that draws it.
+"""The noise of an image, sample by sample: the only place that draws it.
 
 Sample ``k`` of an image depends on the seed, the image's index and ``k``, on
 nothing else: neither on the batch size, nor on which samples or images were drawn
@@ -12,6 +12,8 @@ from functools import cache
 import numpy as np
 import torch
 from torch import Tensor
+
+from lipsmooth.grid import BITS, Grid
 
 CHUNK = 250
 """Samples drawn from one generator; part of what the votes depend on."""
@@ -85,16 +87,116 @@ class NoiseStream:
             for chunk in whole:
                 self._draw(chunk)
 
+    def perturb(
+        self, x: Tensor, out: Tensor, noise: Tensor, *, start: int, sigma: float
+    ) -> None:
+        """Write copies of an image with the samples from ``start`` on into ``out``.
+
+        ``noise`` is room for the samples, as for `fill`; ``out`` has the type of ``x``.
+        """
+        self.fill(noise, start)
+        torch.add(x, noise, alpha=sigma, out=out)
+
     def _draw(self, chunk: tuple[int, Tensor]) -> None:
         number, out = chunk
-        key = np.random.SeedSequence(self.seed, spawn_key=(self.index, number))
+        rng = self._generator(number)
         if self.device.type == "cpu":
-            rng = np.random.Generator(np.random.SFC64(key))
             rng.standard_normal(out=out.numpy(), dtype=np.float32)
         else:
-            word = int(key.generate_state(1, np.uint64)[0])
-            rng = torch.Generator(self.device).manual_seed(word)
             out.normal_(generator=rng)
+
+    def _generator(
+        self, *number: int, device: str | None = None
+    ) -> np.random.Generator | torch.Generator:
+        key = np.random.SeedSequence(self.seed, spawn_key=(self.index, *number))
+        if (device or self.device.type) == "cpu":
+            return np.random.Generator(np.random.SFC64(key))
+        word = int(key.generate_state(1, np.uint64)[0])
+        return torch.Generator(self.device).manual_seed(word)
+
+
+class GridStream(NoiseStream):
+    """The numbered noise samples of one image on a grid, in whole grid steps.
+
+    Parameters
+    ----------
+    shape, seed, index, device
+        See `NoiseStream`.
+    sigma : float
+        Standard deviation of the noise before it is rounded, in the units of the image.
+    levels : int
+        Grid steps in one unit; the image's pixels lie on the grid.
+
+    Notes
+    -----
+    Guarantee: that of `lipsmooth.grid.Grid`. `perturb` adds without rounding: a sum of
+    two whole numbers, cut to the grid's range and only then divided by ``levels``.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        sigma: float,
+        levels: int,
+        seed: int,
+        index: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(shape, seed=seed, index=index, device=device)
+        self.grid = _grid(sigma=sigma, levels=levels)
+        self._steps: tuple[Tensor, Tensor] | None = None
+
+    def perturb(
+        self, x: Tensor, out: Tensor, noise: Tensor, *, start: int, sigma: float
+    ) -> None:
+        """See `NoiseStream.perturb`; raises unless the pixels lie on the grid."""
+        if sigma != self.grid.sigma:
+            raise ValueError(f"sigma is {self.grid.sigma} for this noise, not {sigma}")
+        if self._steps is None or self._steps[0] is not x:
+            whole = torch.from_numpy(self.grid.steps(x.cpu().numpy()))
+            self._steps = x, whole.to(noise)
+        self.fill(noise, start)
+        noise += self._steps[1]  # exact: float32 holds all whole numbers below 2**24
+        noise.clamp_(-self.grid.margin, self.grid.levels + self.grid.margin)
+        torch.div(noise, self.grid.levels, out=out)
+
+    def _draw(self, chunk: tuple[int, Tensor]) -> None:
+        number, out = chunk
+        rng = self._generator(number, self.grid.levels)
+        if self.device.type == "cpu":
+            self.grid.draw(rng, out.numpy())
+            return
+        low, high = (torch.from_numpy(side).to(out.device) for side in
+                     self.grid.enclosures)  # fmt: skip
+        drawn = torch.empty(out.shape, dtype=torch.int64, device=out.device)
+        drawn.random_(0, 2**BITS, generator=rng)
+        sure = torch.bucketize(drawn, high, right=True)
+        open_ = sure != torch.bucketize(drawn, low, right=True)
+        out.copy_(sure - self.grid.reach)
+        if open_.any():
+            more = self._generator(number, self.grid.levels, 1, device="cpu")
+            settled = self.grid.settle(drawn[open_].cpu().numpy(), more)
+            out[open_] = torch.from_numpy(settled).to(out)
+
+
+_grid = cache(Grid)
+
+
+def open_stream(
+    shape: tuple[int, ...],
+    *,
+    seed: int,
+    index: int,
+    device: str | torch.device,
+    sigma: float,
+    levels: int | None,
+) -> NoiseStream:
+    """Return an image's noise: on the grid of that many levels, or unrounded."""
+    common = {"seed": seed, "index": index, "device": device}
+    if levels is None:
+        return NoiseStream(shape, **common)
+    return GridStream(shape, sigma=sigma, levels=levels, **common)
 
 
 @cache

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from lipsmooth.data import Images, Pathlike
 from lipsmooth.logs import LogWriter, VoteLog, read_log
 from lipsmooth.models import provenance
-from lipsmooth.noise import NoiseStream
+from lipsmooth.noise import open_stream
 from lipsmooth.runs import prepare
 from lipsmooth.sequential import RULE, Boundaries, stopping_rule
 from lipsmooth.voting import Classifier, check_scores, evaluating
@@ -48,6 +48,7 @@ def sample_decisions(
     precision: str = "float32",
     fast: bool = True,
     compiled: bool = False,
+    levels: int | None = None,
 ) -> VoteLog:
     """Sample each image until it is decided whether its radius reaches a target.
 
@@ -64,7 +65,7 @@ def sample_decisions(
     batch_size : int
         Samples in one forward pass, of several images; the log does not depend on
         it. Noise is kept for up to ``batch_size / 10`` images at a time.
-    device, progress, wait, precision, fast, compiled
+    device, progress, wait, precision, fast, compiled, levels
         See `lipsmooth.sampling.sample_log`.
 
     Returns
@@ -89,7 +90,7 @@ def sample_decisions(
     run = prepare(
         base_classifier, dataset, indices=indices, device=device, sigma=sigma, n0=n0,
         n=n, seed=seed, batch_size=batch_size, precision=precision, fast=fast,
-        compiled=compiled,
+        compiled=compiled, levels=levels,
     )  # fmt: skip
     rule = stopping_rule(target_radius, sigma=sigma, n=n, alpha=alpha)
     aim = {"target_radius": float(target_radius), "alpha": float(alpha)}
@@ -99,11 +100,11 @@ def sample_decisions(
         candidates = (
             Candidate(
                 i, *dataset[i], rule=rule, n0=n0, seed=seed, device=run.place,
-                classes=len(dataset.classes),
+                classes=len(dataset.classes), sigma=sigma, levels=levels,
             ) for i in remaining
         )  # fmt: skip
         for image in tqdm(
-            pursue(run.classifier, candidates, sigma=sigma, batch_size=batch_size),
+            pursue(run.classifier, candidates, batch_size=batch_size),
             desc=f"deciding R ≥ {target_radius:g}", unit="image",
             total=len(remaining), disable=not progress,
         ):  # fmt: skip
@@ -128,11 +129,16 @@ class Candidate:
         seed: int,
         device: torch.device,
         classes: int,
+        sigma: float,
+        levels: int | None = None,
     ) -> None:
         if not x.isfinite().all():
             raise ValueError(f"x must be finite; image {index} has NaN or infinity")
         self.index, self.label, self.x = index, label, x.to(device)
-        self._stream = NoiseStream(x.shape, seed=seed, index=index, device=device)
+        self._sigma = sigma
+        self._stream = open_stream(
+            x.shape, seed=seed, index=index, device=device, sigma=sigma, levels=levels
+        )
         self._rule = rule
         # Sample numbers at which something is asked: which class, then the looks.
         self._marks = np.concatenate([[n0], n0 + rule.looks]).tolist()
@@ -151,10 +157,11 @@ class Candidate:
         """Samples before the cap."""
         return self._marks[-1] - self.position
 
-    def draw(self, noise: Tensor, noisy: Tensor, sigma: float) -> None:
+    def draw(self, noise: Tensor, noisy: Tensor) -> None:
         """Write the next noise and the noisy copies, as many as there is room for."""
-        self._stream.fill(noise, self.position)
-        torch.add(self.x, noise, alpha=sigma, out=noisy)
+        self._stream.perturb(
+            self.x, noisy, noise, start=self.position, sigma=self._sigma
+        )
 
     def add(self, votes: NDArray[np.int64]) -> None:
         """Count the votes of those copies, -1 for scores that are not finite."""
@@ -182,7 +189,6 @@ def pursue(
     base_classifier: Classifier,
     candidates: Iterable[Candidate],
     *,
-    sigma: float,
     batch_size: int,
 ) -> Iterator[Candidate]:
     """Yield candidates as they are decided, or reach the cap."""
@@ -196,7 +202,7 @@ def pursue(
             noisy = noise.to(x.dtype, copy=True)
         ends = np.cumsum([size for _, size in shares]).tolist()
         for (image, size), end in zip(shares, ends, strict=True):
-            image.draw(noise[end - size : end], noisy[end - size : end], sigma)
+            image.draw(noise[end - size : end], noisy[end - size : end])
         votes = _vote(base_classifier, noisy[: ends[-1]], len(active[0].selection))
         each = (time.perf_counter() - began) / len(votes)
         for (image, size), part in zip(shares, np.split(votes, ends[:-1]), strict=True):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lipsmooth.data import Images
 from lipsmooth.inference import check_precision, optimized
 from lipsmooth.models import weights_digest
-from lipsmooth.noise import CHUNK, NoiseStream, check_whole
+from lipsmooth.noise import CHUNK, check_whole, open_stream
 from lipsmooth.voting import Classifier, Segment
 
 
@@ -51,7 +51,10 @@ class Run(NamedTuple):
         """Return an image's label, its selection and its estimation samples."""
         x, label = self.dataset[index]
         n0, n, seed = (self.config[name] for name in ("n0", "n", "seed"))
-        stream = NoiseStream(x.shape, seed=seed, index=index, device=self.place)
+        stream = open_stream(
+            x.shape, seed=seed, index=index, device=self.place,
+            sigma=self.config["sigma"], levels=self.config.get("levels"),
+        )  # fmt: skip
         first = Segment(x.to(self.place), stream, 0, n0)
         return label, first, first._replace(start=n0, stop=n0 + n)
 
@@ -99,6 +102,7 @@ def prepare(
     precision: str,
     fast: bool,
     compiled: bool,
+    levels: int | None = None,
 ) -> Run:
     """Check the settings and make a base classifier ready to be sampled.
 
@@ -106,7 +110,7 @@ def prepare(
     ----------
     base_classifier, dataset, indices, device, sigma, n0, n, seed, batch_size
         See `lipsmooth.sampling.sample_log`.
-    precision, fast, compiled
+    precision, fast, compiled, levels
         See `lipsmooth.sampling.sample_log`.
 
     Returns
@@ -120,7 +124,7 @@ def prepare(
         or compilation not to be had.
     """
     check_settings(sigma=sigma, n0=n0, n=n, batch_size=batch_size)
-    NoiseStream((), seed=seed)
+    open_stream((), seed=seed, index=0, device="cpu", sigma=sigma, levels=levels)
     wanted, place = _find_images(dataset, indices), torch.device(device)
     check_precision(precision, place)
     module = isinstance(base_classifier, nn.Module)
@@ -142,6 +146,8 @@ def prepare(
         config["preparation"] = dataset.preparation
     if compiled:  # rounds otherwise, so that a close vote can go the other way
         config["compiled"] = True
+    if levels is not None:  # pixels, noise and their sum are whole numbers of steps
+        config["levels"] = int(levels)
     if fast:
         base_classifier = optimized(
             base_classifier, precision=precision, compiled=compiled

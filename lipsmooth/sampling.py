@@ -28,6 +28,7 @@ def count_votes(
     start: int = 0,
     batch_size: int = 1000,
     num_classes: int | None = None,
+    levels: int | None = None,
 ) -> NDArray[np.int64]:
     """Count the classes that a base classifier gives to noisy copies of an image.
 
@@ -55,6 +56,10 @@ def count_votes(
         Samples in one forward pass; the counts do not depend on it.
     num_classes : int, optional
         Checked against the scores.
+    levels : int, optional
+        Sound arithmetic: pixels are multiples of ``1 / levels`` (255 for bytes), the
+        noise is rounded to such multiples, and their sum is exact. By default
+        floating-point numbers are added, and the sum is rounded.
 
     Returns
     -------
@@ -70,12 +75,14 @@ def count_votes(
     Notes
     -----
     Guarantee: the votes are independent draws of the class of ``x + ε``,
-    ``ε ~ N(0, sigma² I)``, the premise of every certificate.
+    ``ε ~ N(0, sigma² I)``, the premise of every certificate. Without ``levels`` that
+    is so up to rounding, which a classifier can exploit: `lipsmooth.grid`.
     """
     check_settings(sigma=sigma, n=n, start=start, batch_size=batch_size)
     segment = whole_segment(
-        base_classifier, x, n=n, seed=seed, index=index, start=start
-    )
+        base_classifier, x, n=n, seed=seed, index=index, start=start, sigma=sigma,
+        levels=levels,
+    )  # fmt: skip
     (counts,) = count_segments(
         base_classifier, [segment],
         sigma=sigma, batch_size=batch_size, num_classes=num_classes,
@@ -100,6 +107,7 @@ def sample_log(
     precision: str = "float32",
     fast: bool = True,
     compiled: bool = False,
+    levels: int | None = None,
 ) -> VoteLog:
     """Sample the votes of many images into a log, going on from what it holds.
 
@@ -133,6 +141,8 @@ def sample_log(
         Pass that copy through ``torch.compile``, which needs a C++ compiler: tens of
         seconds at first, worth it on a GPU. Votes can differ from those of the
         uncompiled copy in close cases, so the log says so.
+    levels : int, optional
+        Sound arithmetic; see `count_votes`. The log says so.
 
     Returns
     -------
@@ -148,7 +158,7 @@ def sample_log(
     run = prepare(
         base_classifier, dataset, indices=indices, device=device, sigma=sigma, n0=n0,
         n=n, seed=seed, batch_size=batch_size, precision=precision, fast=fast,
-        compiled=compiled,
+        compiled=compiled, levels=levels,
     )  # fmt: skip
 
     def count(segments: list[Segment]) -> NDArray[np.int64]:
@@ -178,6 +188,7 @@ def sample_votes(
     precision: str = "float32",
     fast: bool = True,
     denoiser: Pathlike | None = None,
+    levels: int | None = None,
 ) -> VoteLog:
     """Return votes on a test set, sampling only what the cache lacks.
 
@@ -187,7 +198,7 @@ def sample_votes(
         See `lipsmooth.pretrained.load_base`.
     dataset_name : str or path
         See `lipsmooth.data.load_dataset`; its test split.
-    sigma, n0, n, seed, batch_size, device, progress, precision, fast
+    sigma, n0, n, seed, batch_size, device, progress, precision, fast, levels
         See `sample_log`.
     images : int, optional
         How many, evenly spaced over the test set; all by default.
@@ -214,6 +225,8 @@ def sample_votes(
         "device": place.type, "chunk": CHUNK, "torch": str(torch.__version__),
         "precision": arithmetic(place, precision), "folded": fast,
     }  # fmt: skip
+    if levels is not None:
+        key["levels"] = levels
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = (
         cache_folder(cache_dir) / "votes" / f"{dataset.name}-{sigma:g}-{digest}.jsonl"
@@ -221,4 +234,5 @@ def sample_votes(
     return sample_log(
         model, dataset, path, **settings, indices=indices, batch_size=batch_size,
         device=device, progress=progress, wait=True, precision=precision, fast=fast,
+        levels=levels,
     )  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lipsmooth.noise import NoiseStream
+from lipsmooth.noise import NoiseStream, open_stream
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -92,13 +92,18 @@ def whole_segment(
     seed: int,
     index: int,
     start: int,
+    sigma: float,
+    levels: int | None = None,
 ) -> Segment:
     """Return ``n`` samples of an image, on the device where they are wanted."""
     image = torch.as_tensor(x)
     if not image.is_floating_point():
         raise ValueError(f"x must be floating point, got {image.dtype}")
     image = image.to(device_of(base_classifier, image))
-    stream = NoiseStream(image.shape, seed=seed, index=index, device=image.device)
+    stream = open_stream(
+        image.shape, seed=seed, index=index, device=image.device, sigma=sigma,
+        levels=levels,
+    )  # fmt: skip
     return Segment(image, stream, start, start + n)
 
 
@@ -133,8 +138,7 @@ def score_batches(
         for number, start, stop in batch:
             part = slice(filled, filled + stop - start)
             image, stream, *_ = segments[number]
-            stream.fill(noise[part], start)
-            torch.add(image, noise[part], alpha=sigma, out=noisy[part])
+            stream.perturb(image, noisy[part], noise[part], start=start, sigma=sigma)
             filled = part.stop
         scores = base_classifier(noisy[:filled])
         num_classes = check_scores(scores, filled, num_classes)

@@ -125,10 +125,11 @@ def test_batches_are_full_while_anybody_waits(model, digits):
         for i in range(60):
             admitted.append(len(sizes))
             yield Candidate(
-                i, *digits[i], rule=rule, n0=30, seed=3, device=place, classes=10
-            )
+                i, *digits[i], rule=rule, n0=30, seed=3, device=place, classes=10,
+                sigma=0.5,
+            )  # fmt: skip
 
-    images = list(pursue(watched, candidates(), sigma=0.5, batch_size=200))
+    images = list(pursue(watched, candidates(), batch_size=200))
     assert sorted(image.index for image in images) == list(range(60))
     assert set(sizes[: admitted[-1]]) == {200}
     # What is sampled beyond decisions, to fill batches, stays a small share.
@@ -152,11 +153,12 @@ def test_wrong_decisions_about_a_known_radius_are_rare():
         rule = stopping_rule(target, sigma=1.0, n=5000, alpha=alpha)
         candidates = (
             Candidate(
-                i, torch.zeros(1), 1, rule=rule, n0=20, seed=5, device=place, classes=2
+                i, torch.zeros(1), 1, rule=rule, n0=20, seed=5, device=place, classes=2,
+                sigma=1.0,
             ) for i in range(images)
         )  # fmt: skip
         base = half_space(factor * target)
-        found = list(pursue(base, candidates, sigma=1.0, batch_size=5000))
+        found = list(pursue(base, candidates, batch_size=5000))
         errors = sum(image.decision == wrong for image in found)
         right = sum(image.decision == -wrong for image in found)
         assert right > 0.9 * images
