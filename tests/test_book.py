@@ -1,7 +1,6 @@
 """The built pages, as files and as a reader's browser shows them, without a network."""
 
 import re
-import shutil
 from urllib.parse import unquote, urlsplit
 
 import nbformat
@@ -240,20 +239,6 @@ def squeeze(text):
 
 
 # In a browser
-
-
-@pytest.fixture(scope="session")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    quiet = ["gpu", "quic", "background-networking", "component-update", "sync"]
-    arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{x}" for x in quiet)]
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(
-            executable_path=shutil.which("chromium"), args=arguments
-        )
-        yield chromium
-        chromium.close()
 
 
 class Visit:
