@@ -1,4 +1,5 @@
-# make book | exercises | test | lint | format | clean | lock | notebook; see CONTRIBUTING.md
+# make book | slides | pdf | check-book | exercises | test | lint | format | clean | lock
+# | notebook; see CONTRIBUTING.md
 PYTHON ?= python3
 PRESET ?= book
 EDITION ?= instructor
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book exercises test lint format clean lock notebook
+.PHONY: book slides pdf check-book exercises test lint format clean lock notebook
 .DEFAULT_GOAL := book
 
 # The environment is made on the first call and again when a pin changes.
@@ -20,6 +21,18 @@ $(STAMP): requirements.txt constraints.txt pyproject.toml
 # make book [PRESET=book|smoke|paper] [EDITION=instructor|student]
 book: $(STAMP)
 	$(BIN)/python book/build.py build --preset $(PRESET) --edition $(EDITION)
+
+# Decks for each part, in the folder slides of the book.
+slides: $(STAMP)
+	$(BIN)/python book/build.py slides --preset $(PRESET) --edition $(EDITION)
+
+# The whole book as one PDF; needs Chromium.
+pdf: $(STAMP)
+	$(BIN)/python book/build.py pdf --preset $(PRESET) --edition $(EDITION)
+
+# Every page and slide in a browser: links, access, weight. Needs Chromium.
+check-book: $(STAMP)
+	$(BIN)/python book/build.py check --preset $(PRESET) --edition $(EDITION)
 
 # The assignments with their checkers, for students and for graders.
 exercises: $(STAMP)

@@ -2,7 +2,7 @@
 
     python book/build.py [build|generate|execute|render|adopt] [--preset book]
     python book/build.py build --edition student
-    python book/build.py exercises
+    python book/build.py exercises|slides|pdf|check
     python book/build.py notebook 02_neyman_pearson -p alpha 0.05
 
 `notebooks/NN_name.md` is the source. `generate` writes its sibling `.ipynb`, `execute`
@@ -14,6 +14,10 @@ formatter has been over the code of the `.ipynb`.
 The student edition is rendered from a copy of the sources that has no solutions in it,
 so that none can reach a page, a download or the search index. `exercises` writes the
 assignments that come with a checker to `_build/exercises/`.
+
+The pages come with a deck of slides for each part, in the folder `slides` beside them;
+`pdf` prints all pages as one document; `check` opens every page in a browser and
+reports broken links, faults of accessibility, and pages that load too much.
 """
 
 import argparse
@@ -22,8 +26,10 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
+import finish
 import nbformat
 import solutions
 import yaml
@@ -212,6 +218,36 @@ class Book:
         self.execute(jobs)
         self.render()
 
+    def slides(self):
+        """Build the pages, the decks among them, and say where they are."""
+        self.build()
+        print(f"slides: {self.html_dir / 'slides' / 'index.html'}")
+
+    def pdf(self):
+        """Build the pages and print them as one PDF."""
+        from browse import chromium  # which the pages do not need
+        from pdf import make_pdf
+
+        self.build()
+        edition = f"Version {version('lipsmooth')}, preset {self.preset}"
+        parts = finish.reading_order(self.root)
+        output = self.output_dir / "pdf" / "lipsmooth.pdf"
+        with chromium() as browser:
+            make_pdf(browser, self.html_dir, parts, output, edition=edition)
+        print(f"printed: {output}")
+
+    def check(self):
+        """Build the pages and raise `BuildError` with every fault that they have."""
+        from browse import chromium  # which the pages do not need
+        from check import check_book
+
+        self.build()
+        with chromium() as browser:
+            faults = check_book(browser, self.html_dir)
+        if faults:
+            raise BuildError("\n".join([f"{len(faults)} faults", *faults]))
+        print(f"no fault: {self.html_dir}")
+
 
 def run_one(name, assignments, preset="book"):
     """Execute one notebook under given parameters, beside the book's own results."""
@@ -235,6 +271,7 @@ def main(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     steps = ["build", "generate", "execute", "render", "exercises", "notebook", "adopt"]
+    steps += ["slides", "pdf", "check"]
     parser.add_argument("step", nargs="?", default="build", choices=steps)
     parser.add_argument("name", nargs="?", help="with `notebook`: which one")
     parser.add_argument("--preset", default="book", help=" | ".join(PRESETS))

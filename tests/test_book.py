@@ -62,7 +62,8 @@ def executed(*claims):
         new.new_code_cell("ledger", outputs=outputs),
     ]
     record = {"preset": "smoke", "parameters": {"n": 2}, "versions": {}}
-    record |= {"started": "2026-01-01", "seconds": 1.0, "device": "cpu", "commit": None}
+    record |= {"started": "2026-01-02T03:04:05+00:00", "seconds": 1.0, "seed": 7}
+    record |= {"device": "cpu", "commit": None}
     kernel = {"name": "python3", "display_name": "Python 3"}
     metadata = {"lipsmooth": record, "kernelspec": kernel}
     return new.new_notebook(cells=cells, metadata=metadata)

@@ -1,9 +1,11 @@
 """Pins, layers and promises that hold for the repository as a whole."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from hashlib import sha256
 from importlib.metadata import version
 
 import grimp
@@ -63,6 +65,43 @@ def test_versions_agree():
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_the_citation_names_this_version_and_its_authors():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == lipsmooth.__version__
+    assert citation["license"] == PROJECT["project"]["license"]
+    names = [author["name"] for author in citation["authors"]]
+    assert names == [author["name"] for author in PROJECT["project"]["authors"]]
+
+
+VENDORED = ["book/_extra/_static/mathjax", "book/_slides/reveal"]
+
+
+def vendored_faults(folder):
+    """Return the files of a vendored package that its list does not have as they are."""
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    listed = {name: digest for digest, name in map(str.split, lines)}
+    found = {
+        path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("SHA256SUMS", "README.txt")
+    }
+    return sorted({name for name, _ in listed.items() ^ found.items()})
+
+
+@pytest.mark.parametrize("folder", VENDORED)
+def test_vendored_files_are_the_listed_ones(folder):
+    assert vendored_faults(ROOT / folder) == []
+    assert (ROOT / folder / "LICENSE").exists()
+
+
+def test_a_vendored_file_that_was_edited_would_be_noticed(tmp_path):
+    shutil.copytree(ROOT / VENDORED[1], tmp_path / "copy")
+    with (tmp_path / "copy" / "reveal.css").open("a") as file:
+        file.write("/* mine */")
+    (tmp_path / "copy" / "more.js").write_text("")
+    assert vendored_faults(tmp_path / "copy") == ["more.js", "reveal.css"]
+
+
 def loads_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run(
@@ -115,4 +154,5 @@ def test_modules_stay_thin(module):
 def test_continuous_integration_runs_the_tests_and_the_book():
     script = (ROOT / ".ci" / "run").read_text()
     assert script.index("\nmake test") < script.index("\nmake book")
+    assert script.index("\nmake book") < script.index("make check-book\n")
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111

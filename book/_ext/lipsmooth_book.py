@@ -17,8 +17,10 @@ from sphinx.errors import ExtensionError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import finish
 from build import Book
 from execution import BuildError
+from slides import make_decks
 
 CLAIMS = "application/vnd.lipsmooth.claims+json"
 SCORECARD = "book/scorecard"
@@ -87,16 +89,22 @@ def computed_box(docname, executed):
     record = executed.metadata["lipsmooth"]
     parameters = ", ".join(f"`{k} = {v!r}`" for k, v in record["parameters"].items())
     versions = ", ".join(f"{name} {v}" for name, v in record["versions"].items())
-    commit = f", commit `{record['commit']}`" if record["commit"] else ""
+    commit = f"`{record['commit']}`" if record["commit"] else "none: no checkout"
+    dirty = " (and changes since)" if commit.endswith("+`") else ""
+    started = record["started"][:16].replace("T", " at ")
+    outputs = f"{'../' * docname.count('/')}_sources/{docname}.ipynb"
     return "\n".join(
         [
             "```{admonition} How this page was computed",
             ":class: dropdown computed",
-            f"- Preset `{record['preset']}`, on {record['started'][:10]}, in "
-            f"{record['seconds']:.0f} s on `{record['device']}`{commit}",
+            f"- Preset `{record['preset']}`, seed `{record['seed']}`, on "
+            f"`{record['device']}`",
+            f"- Started on {started} UTC; it took {record['seconds']:.0f} s",
+            f"- Commit: {commit}{dirty}",
             f"- Parameters: {parameters}",
             f"- Versions: {versions}",
-            f"- {{download}}`Download the notebook </{docname}.ipynb>`",
+            f'- The notebook: <a href="{outputs}" download>with its outputs</a>, '
+            f"{{download}}`without </{docname}.ipynb>`",
             "```",
         ]
     )
@@ -201,9 +209,27 @@ def without_thebe(app, config):
                 app.disconnect(listener.id)
 
 
+def with_repository(app, config):
+    """Give the launch buttons the address of the repository, where it has one."""
+    address = finish.repository(app.srcdir)
+    if address and not config.html_theme_options.get("repository_url"):
+        config.html_theme_options["repository_url"] = address
+
+
+def complete(app, exception):
+    """Finish the pages, once all of them are written."""
+    if exception is None and app.builder.name == "html":
+        folder = Path(app.outdir)
+        finish.put_outputs(folder, app.lipsmooth_chapters)
+        finish.finish(folder, app.config.ogp_site_url)
+        make_decks(folder, finish.reading_order(app.srcdir))
+
+
 def setup(app):
     """Connect the hooks."""
     app.connect("config-inited", without_thebe)
+    app.connect("config-inited", with_repository)
+    app.connect("build-finished", complete)
     app.connect("autodoc-skip-member", skip_aliases)
     app.connect("builder-inited", prepare)
     app.connect("source-read", substitute)
