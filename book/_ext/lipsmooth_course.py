@@ -17,50 +17,45 @@ PLACEHOLDER = "% objectives"
 BOX = re.compile(
     r"^```\{admonition\} Before you read\n:class: before\n(.*?)^```$", re.M | re.S
 )
+NEEDS = re.compile(r"^\*\*You need\*\* (.*?)\n\n", re.M | re.S)
+ITEM = re.compile(r"^- (.*?)[;.](?=\n- |\n\n)", re.M | re.S)
 
 
 def before(text):
-    """Return what a chapter needs and its objectives, or None without such a box.
-
-    Two strings come back: a paragraph of prerequisites, and a list of objectives.
-    """
+    """Return what a chapter needs and its objectives, or None without one such box."""
     boxes = BOX.findall(text)
-    if len(boxes) != 1:
+    needs = NEEDS.search(boxes[0]) if len(boxes) == 1 else None
+    if needs is None:
         return None
-    needs = re.search(r"^\*\*You need\*\* (.*?)\n\n", boxes[0], re.M | re.S)
-    items = re.findall(r"^- (.*?)(?=\n- |\n\n|\Z)", boxes[0], re.M | re.S)
-    if not needs or not items:
-        return None
+    items = ITEM.findall(boxes[0])
     return " ".join(needs[1].split()), [" ".join(item.split()) for item in items]
 
 
-def objectives(root, sources):
-    """Return the section of the guide that lists every chapter's box."""
+def objectives(texts):
+    """Return the part of the guide that lists the box of every chapter that has one.
+
+    `texts` holds the sources by document name, such as ``notebooks/01_why``.
+    """
     lines = []
-    for source in sources:
-        found = before(source.read_text(encoding="utf-8"))
-        if found is None:
-            continue
-        name = f"/{source.relative_to(root).with_suffix('').as_posix()}"
-        needs, items = (_absolute(part) for part in found)
-        lines += [f"### {{doc}}`{name}`", "", f"*Needs* {needs}", ""]
-        lines += [*(f"- {item}" for item in items), ""]
+    for name, text in texts.items():
+        needs, items = before(text) or ("", [])
+        if items:
+            lines += [f"### {{doc}}`/{name}`", "", f"*Needs* {from_anywhere(needs)}"]
+            lines += ["", *(f"- {from_anywhere(item)}" for item in items), ""]
     return "\n".join(lines)
 
 
-def _absolute(part):
-    """Return links between chapters such that they hold from any page."""
-    if isinstance(part, list):
-        return [_absolute(item) for item in part]
-    return re.sub(r"(\{doc\}`(?:[^`<]*<)?)(\d\d_)", r"\1/notebooks/\2", part)
+def from_anywhere(text):
+    """Return text with links between chapters such that they hold on any page."""
+    return re.sub(r"(\{doc\}`(?:[^`<]*<)?)(\d\d_)", r"\1/notebooks/\2", text)
 
 
 def substitute(app, docname, source):
     """Replace the placeholder in the guide by the objectives."""
     if docname == GUIDE:
-        chapters = [notebook.source for notebook in Book(app.srcdir).notebooks()]
-        told = objectives(Path(app.srcdir), chapters)
-        source[0] = source[0].replace(PLACEHOLDER, told)
+        notebooks = Book(app.srcdir).notebooks()
+        texts = {f"notebooks/{n.stem}": n.source.read_text("utf-8") for n in notebooks}
+        source[0] = source[0].replace(PLACEHOLDER, objectives(texts))
 
 
 def setup(app):
