@@ -29,14 +29,35 @@ a page returned costs a fault when it is next needed."""
 
 
 class Inference(nn.Module):
-    """A network that computes in a precision of its own, a slice at a time on CPUs."""
+    """A network that computes in a precision of its own, a slice at a time on CPUs.
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+    Parameters
+    ----------
+    network : nn.Module
+        From images to scores, each row for itself.
+    dtype : torch.dtype
+        Of weights and arithmetic.
+    padded : bool
+        Fill smaller batches up to the largest so far. What is compiled for one size
+        would be compiled again for the next.
+    """
+
+    def __init__(
+        self, network: nn.Module, dtype: torch.dtype, *, padded: bool = False
+    ) -> None:
         super().__init__()
-        self.network, self.dtype = network.to(dtype), dtype
+        self.network, self.dtype, self.padded = network.to(dtype), dtype, padded
+        self._largest = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return scores in float32."""
+        if not self.padded:
+            return self._scores(x)
+        self._largest = max(self._largest, len(x))
+        missing = x.new_zeros((self._largest - len(x), *x.shape[1:]))
+        return self._scores(torch.cat([x, missing]) if len(missing) else x)[: len(x)]
+
+    def _scores(self, x: Tensor) -> Tensor:
         rows = len(x)
         if x.device.type == "cpu":
             cores = min(torch.get_num_threads(), 4)
@@ -95,7 +116,7 @@ def optimized(
         network = network.to(memory_format=torch.channels_last)
     if compiled:
         network = torch.compile(network)
-    return Inference(network, getattr(torch, precision)).eval()
+    return Inference(network, getattr(torch, precision), padded=compiled).eval()
 
 
 def _fix_parametrizations(network: nn.Module) -> None:

@@ -72,7 +72,7 @@ class NoiseStream:
         for number in range(start // CHUNK, (stop - 1) // CHUNK + 1):
             first = number * CHUNK
             into = out[max(first - start, 0) : first + CHUNK - start]
-            if len(into) == CHUNK and self.device.type == "cpu":
+            if len(into) == CHUNK:
                 whole.append((number, into))
                 continue
             if number != self._number:
@@ -81,7 +81,7 @@ class NoiseStream:
                 self._number = number
             into.copy_(self._chunk[max(start - first, 0) : stop - first])
         threads = min(torch.get_num_threads(), len(whole))
-        if threads > 1:  # NumPy draws without holding Python's lock
+        if threads > 1 and self.device.type == "cpu":  # NumPy lets go of Python's lock
             list(_pool(os.getpid(), threads).map(self._draw, whole))
         else:
             for chunk in whole:

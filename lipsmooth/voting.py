@@ -4,6 +4,7 @@ A batch takes samples from as many images as fit, so that few samples per image,
 in the selection of a class, fill the hardware as well as many do.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -13,9 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lipsmooth.inference import Inference
 from lipsmooth.noise import NoiseStream, open_stream
 
 Classifier = Callable[[Tensor], Tensor]
+Part = tuple[int, int, int]
+"""A segment's number, and which of its samples: from, to."""
 
 
 class Segment(NamedTuple):
@@ -72,16 +76,26 @@ def count_segments(
             # Scores that are not finite vote for a class of their own.
             votes = scores.argmax(dim=1)
             votes = torch.where(scores.isfinite().all(dim=1), votes, classes)
-            numbers, starts, stops = torch.tensor(batch).T
-            owner = numbers.repeat_interleave(stops - starts).to(votes.device)
-            cells = owner * (classes + 1) + votes
-            counts.scatter_add_(0, cells, torch.ones_like(votes))
+            cells = votes.add_(_owners(batch, votes.device) * (classes + 1))
+            counts.scatter_add_(0, cells, torch.ones_like(cells))
     # Reading the device only now lets a GPU run ahead of Python.
     result = counts.cpu().numpy().reshape(len(segments), -1)
     for segment, failures in zip(segments, result[:, -1], strict=True):
         if failures:
             raise not_finite(segment)
     return result[:, :-1].copy()
+
+
+def _owners(batch: list[Part], device: torch.device) -> int | Tensor:
+    """Return which segment a batch's rows belong to, without waiting for a GPU."""
+    if len(batch) == 1:
+        return batch[0][0]
+    numbers, starts, stops = torch.tensor(batch).T
+    owners = numbers.repeat_interleave(stops - starts)
+    if device.type == "cpu":
+        return owners
+    # From memory that may be paged out, a copy would wait for all work before it.
+    return owners.pin_memory().to(device, non_blocking=True)
 
 
 def whole_segment(
@@ -122,17 +136,21 @@ def score_batches(
     sigma: float,
     batch_size: int,
     num_classes: int | None = None,
-) -> Iterator[tuple[list[tuple[int, int, int]], Tensor]]:
+) -> Iterator[tuple[list[Part], Tensor]]:
     """Yield batches of (segment's number, from, to), and the scores of all of them.
 
     The arguments are those of `count_segments`. It is for the caller to put the
     classifier into evaluation mode and to look at NaN.
     """
     first = segments[0].image
-    rows = min(batch_size, sum(stop - start for _, _, start, stop in segments))
+    total = sum(stop - start for _, _, start, stop in segments)
+    rows = min(batch_size, total)
+    if isinstance(base_classifier, Inference) and base_classifier.padded:
+        rows = batch_size = math.ceil(total / math.ceil(total / batch_size))
     # Fresh memory costs a page fault per 4 kB: as much as the noise itself.
     noise = torch.empty((rows, *first.shape), device=first.device)
-    noisy = noise if first.dtype == noise.dtype else noise.to(first.dtype)
+    dtype = _input_dtype(base_classifier, first)
+    noisy = noise if dtype == noise.dtype else torch.empty_like(noise, dtype=dtype)
     for batch in _batches(segments, batch_size):
         filled = 0
         for number, start, stop in batch:
@@ -145,9 +163,15 @@ def score_batches(
         yield batch, scores
 
 
-def _batches(
-    segments: Sequence[Segment], batch_size: int
-) -> Iterator[list[tuple[int, int, int]]]:
+def _input_dtype(base_classifier: Classifier, image: Tensor) -> torch.dtype:
+    """Return the type of noisy images: that of the image, or what it is rounded to."""
+    single = image.dtype == torch.float32
+    # Sums are rounded as they are written: one pass over memory less than afterwards.
+    rounds = isinstance(base_classifier, Inference) and single
+    return base_classifier.dtype if rounds else image.dtype
+
+
+def _batches(segments: Sequence[Segment], batch_size: int) -> Iterator[list[Part]]:
     """Cut the samples of all segments, in order, into batches of (number, from, to)."""
     batch, free = [], batch_size
     for number, (_, _, start, stop) in enumerate(segments):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lipsmooth.inference import Inference
 from lipsmooth.noise import CHUNK, NoiseStream
 from lipsmooth.sampling import count_votes
 from lipsmooth.voting import Segment, count_segments
@@ -53,6 +54,96 @@ def test_the_image_with_bad_scores_is_named():
     segments = [segment(i, 0, 10) for i in (4, 8, 80)]
     with pytest.raises(ValueError, match="scores must be finite; image 80"):
         count_segments(fails, segments, sigma=0.5, batch_size=100)
+
+
+class Record(torch.nn.Module):
+    """A linear classifier that remembers what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 3)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append((len(x), x.dtype, x.device.type))
+        return self.linear(x)
+
+
+@pytest.fixture
+def record():
+    torch.manual_seed(0)
+    return Record()
+
+
+def test_one_size_of_batch_for_what_is_compiled(record):
+    segments = [segment(i, 0, 700) for i in range(3)]
+    expected = count_segments(record, segments, sigma=0.5, batch_size=1000)
+    assert [size for size, *_ in record.seen] == [1000, 1000, 100]
+    record.seen.clear()
+    padded = Inference(record, torch.float32, padded=True)
+    counts = count_segments(padded, segments, sigma=0.5, batch_size=1000)
+    assert {size for size, *_ in record.seen} == {700}
+    np.testing.assert_array_equal(counts, expected)
+    few = count_segments(padded, segments[:1], sigma=0.5, batch_size=30)
+    assert {size for size, *_ in record.seen} == {700}  # and no size after it
+    np.testing.assert_array_equal(few[0], expected[0])
+
+
+def test_images_are_rounded_as_they_are_written(record):
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("no bfloat16 arithmetic on this machine")
+    segments = [segment(*numbers) for numbers in SEGMENTS]
+    half = Inference(record, torch.bfloat16)
+    given = []
+    half.register_forward_pre_hook(lambda _, x: given.append(x[0].dtype))
+    counts = count_segments(half, segments, sigma=0.5, batch_size=999)
+    assert set(given) == {torch.bfloat16}
+
+    def afterwards(x):
+        assert x.dtype == torch.float32
+        return half(x)
+
+    expected = count_segments(afterwards, segments, sigma=0.5, batch_size=999)
+    np.testing.assert_array_equal(counts, expected)
+    wide = [s._replace(image=s.image.double()) for s in segments]
+    count_segments(half, wide, sigma=0.5, batch_size=999)
+    assert given[-1] == torch.float64
+
+
+@pytest.mark.gpu
+def test_whole_and_partial_chunks_of_a_gpu_are_the_same_noise():
+    shape = (3, 8, 8)
+    stream = NoiseStream(shape, seed=3, index=5, device="cuda")
+    whole = stream.take(0, 3 * CHUNK)
+    parts = NoiseStream(shape, seed=3, index=5, device="cuda")
+    pieces = [parts.take(start, start + 50) for start in range(0, 3 * CHUNK, 50)]
+    assert torch.equal(whole, torch.cat(pieces))
+    assert abs(whole.std().item() - 1) < 0.01
+
+
+@pytest.mark.gpu
+def test_counting_does_not_wait_for_the_gpu(record):
+    record.cuda()
+    image = torch.zeros(4, device="cuda")
+    segments = [
+        Segment(image, NoiseStream((4,), seed=7, index=i, device="cuda"), 0, 700)
+        for i in range(4)
+    ]
+    expected = count_segments(record, segments, sigma=0.5, batch_size=1000)
+    waits = []
+
+    def scores(x):
+        torch.cuda.set_sync_debug_mode("error")  # until the votes have been counted
+        waits.append(len(x))
+        return record(x)
+
+    try:
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            count_segments(scores, segments, sigma=0.5, batch_size=1000)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) == 3  # every batch: only reading the result waits
+    assert expected.sum() == 2800
 
 
 class TestFill:
