@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from lipsmooth.tables import (
     certificate_table,
     format_table,
     read_certificates,
+    settings_table,
     write_noise_levels,
 )
 
@@ -172,3 +175,16 @@ def test_incomplete_noise_levels_are_not_written(noise_levels, tmp_path):
     with pytest.raises(ValueError, match="must be finite"):
         write_noise_levels(tmp_path / "qcrs", noise_levels.assign(seconds=np.nan))
     assert not (tmp_path / "qcrs").exists()
+
+
+def test_settings_say_what_was_sampled_and_what_is_not_known(log):
+    votes = read_log(log)
+    told = dict(votes.config, dataset="digits", data="0123456789", model=None)
+    other = replace(votes, config=told, seconds=np.full(3, 1200.0))
+    table = settings_table({"plain": votes, "told": other})
+    assert table["images"].tolist() == [3, 3]
+    assert table.loc["told", ["dataset", "data", "n", "sigma"]].tolist() == [
+        "digits", "01234567", 1000, 0.5,
+    ]  # fmt: skip
+    assert table["hours"].tolist() == [0.0, 1.0]
+    assert table.loc["plain", ["dataset", "data", "model", "device"]].isna().all()
