@@ -19,6 +19,7 @@ import torch
 from counts import certifying, stopping
 from forward import has_bfloat16, measure
 from scores import scoring
+from sound import exactness
 
 HERE = Path(__file__).resolve().parent
 # Keep freed memory instead of handing it back: every page anew costs a fault.
@@ -41,6 +42,10 @@ FULL = {
         {"images": 1000, "classes": 1000, "rows": 20, "rounds": 5},
     ],
     "stopping": {"n_max": 100_000, "points": 120},
+    "sound": [
+        {"arch": "cnn", "batch": 500, "batches": 6, "rounds": 7},
+        {"arch": "resnet20", "batch": 250, "batches": 1, "rounds": 3},
+    ],
     "scores": [
         {
             "rows": 1000,
@@ -61,6 +66,7 @@ QUICK = {
     ],
     "certifying": [{"images": 20, "classes": 5, "rows": 5, "rounds": 1}],
     "stopping": {"n_max": 500, "points": 10},
+    "sound": [{"arch": "cnn", "batch": 50, "batches": 1, "rounds": 1}],
     "scores": [
         {
             "rows": 50,
@@ -154,6 +160,9 @@ def report(results):
             named = f"{case['arch']}, batch {case['batch']}, {setting}"
             rows += [(named, name, f"{value:.3g}") for name, value in ratios.items()]
     lines += table(("network", "ratio of times", "value"), rows)
+    lines += ["", "## Sound arithmetic: times over those of ordinary sampling", ""]
+    keys = tuple(results["sound"][0])
+    lines += table(keys, [pick(row, keys) for row in results["sound"]])
     lines += ["", "## Certifying a log, one thread", ""]
     keys = ("images", "classes", "strategy", "library", "loop", "vectorised", "ratio",
             "largest difference of radii")  # fmt: skip
@@ -192,6 +201,7 @@ def main():
     for case in sizes["networks"]:
         print(f"{case['arch']}, batch {case['batch']} …", file=sys.stderr)
         results["networks"].append(in_processes(case, options.threads))
+    results["sound"] = [exactness(**case) for case in sizes["sound"]]
     results["certifying"] = [
         row for case in sizes["certifying"] for row in certifying(**case)
     ]
