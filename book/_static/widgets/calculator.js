@@ -38,8 +38,8 @@
     const verdict = make("p", { class: "widget-verdict" });
     const detail = make("p", { class: "widget-result" });
     const warning = make("p", { class: "widget-warning", hidden: "" },
-      "The class was chosen and bounded by the same votes. The bounds are then wrong more " +
-        "often than α: take this for a what-if, not for a certificate.");
+      "The class was chosen and bounded by the same votes. The bounds can then be wrong " +
+        "more often than α: take this for a what-if, not for a certificate.");
     const numbers = make("div", { class: "widget-table" });
     const code = make("code", {}, "");
     const voice = status();
