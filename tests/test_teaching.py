@@ -1,10 +1,17 @@
 """The boxes at the heads of the chapters, the teaching guide, the glossary."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
-from lipsmooth_course import PLACEHOLDER, before, from_anywhere, objectives
+from lipsmooth_course import (
+    PLACEHOLDER,
+    before,
+    from_anywhere,
+    index_words_only,
+    objectives,
+)
 
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.md"))
 GUIDE = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
@@ -117,6 +124,16 @@ def test_the_glossary_explains_and_leads_to_the_book():
         t for t, text in told.items() if re.search(r"\{(doc|prf:ref|term)\}", text)
     ]
     assert len(linked) >= 0.85 * len(told)
+
+
+def test_the_index_is_one_of_words():
+    entries = {"book/api": ["radius_mono()"], "notebooks/01_why": ["certificate"]}
+    env = SimpleNamespace(get_domain=lambda name: SimpleNamespace(entries=entries))
+    index_words_only(None, env)
+    assert list(entries) == ["notebooks/01_why"]
+    index_words_only(None, env)
+    marked = [s.stem for s in SOURCES if "```{index} " in s.read_text(encoding="utf-8")]
+    assert len(marked) >= 16
 
 
 def names_in_code():

@@ -1,7 +1,8 @@
-"""Sphinx extension: the learning objectives of all chapters, in the teaching guide.
+"""Sphinx extension: objectives in the teaching guide, and an index of words.
 
-Each chapter states them once, in the box *Before you read* at its head. The guide takes
-them from there, so that the two cannot disagree.
+Each chapter states its objectives once, in the box *Before you read* at its head. The
+guide takes them from there, so that the two cannot disagree. The index holds the words
+of the book; the hundreds of names of the module have a page of their own.
 """
 
 import re
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from build import Book
 
 GUIDE = "book/teaching"
+MODULE = "book/api"
 PLACEHOLDER = "% objectives"
 BOX = re.compile(
     r"^```\{admonition\} Before you read\n:class: before\n(.*?)^```$", re.M | re.S
@@ -58,7 +60,13 @@ def substitute(app, docname, source):
         source[0] = source[0].replace(PLACEHOLDER, objectives(texts))
 
 
+def index_words_only(app, env):
+    """Leave the names of the module out of the index."""
+    env.get_domain("index").entries.pop(MODULE, None)
+
+
 def setup(app):
-    """Connect the hook."""
+    """Connect the hooks."""
     app.connect("source-read", substitute)
+    app.connect("env-updated", index_words_only)
     return {"parallel_read_safe": True}
