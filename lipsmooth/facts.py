@@ -20,6 +20,8 @@ from lipsmooth.levels import level_range, unexplained_rows
 from lipsmooth.logs import Pathlike
 from lipsmooth.published import COHEN2019, PUBLISHED, fetch_log, read_published
 
+FILE = Path("notebooks/data/cohen2019-facts.csv")
+"""Where the book keeps the facts, seen from its root."""
 N = 100_000
 """Estimation samples behind every published log."""
 STATED, TENFOLD = 0.001, 0.01
@@ -51,15 +53,17 @@ def log_facts(frame: pd.DataFrame, *, sigma: float) -> pd.Series:
         if they are printed so); ``accuracy`` at the radii `AT`; ``quantile`` of the
         radii at `RANKS`, ``certified_quantile`` without the abstentions;
         ``largest_radius`` and ``rows_at_largest`` by rank; ``unexplained`` rows at
-        `LEVELS`, and ``unexplained_any_n``, ``unexplained_any_sigma``: the fewest at
+        `LEVELS`; ``unexplained_slip``, those at half and twice the level `STATED`;
+        ``unexplained_any_n`` and ``unexplained_any_sigma``, the fewest at
         `STATED` and `TENFOLD` when n may be anything from 50,000 to 300,000 (in steps
-        of 100) or the noise up to 10 % off (in steps of 0.01 %). ``level_from`` and
-        ``level_to`` are the ends of `lipsmooth.levels.level_range` around whichever
-        of the two levels explains every row. What the counts behind the radii say
-        lies between ``_lower`` and ``_upper``: ``rounded_up`` rows (and ``excess``,
-        by how much the worst of them at least), ``exact_acr`` and ``exact_accuracy``
-        without rounding, ``stated_acr`` and ``stated_accuracy`` at the level
-        `STATED`. Where both levels fit, the bounds hold for either.
+        of 100) or the noise up to 10 % off (in steps of 0.01 %); ``closest_n`` and
+        ``closest_sigma`` (as a multiple) are where that is, next to the stated one.
+        ``level_from`` and ``level_to`` are the ends of `lipsmooth.levels.level_range`
+        around whichever of the two levels explains every row. What the counts behind
+        the radii say lies between ``_lower`` and ``_upper``: ``rounded_up`` rows (and
+        ``excess``, by how much the worst of them at least), ``exact_acr`` and
+        ``exact_accuracy`` without rounding, ``stated_acr`` and ``stated_accuracy`` at
+        the level `STATED`. Where both levels fit, the bounds hold for either.
 
     Raises
     ------
@@ -91,6 +95,8 @@ def log_facts(frame: pd.DataFrame, *, sigma: float) -> pd.Series:
     keep("largest_radius", range(1, 13), values[:-13:-1])
     keep("rows_at_largest", range(1, 13), rows[:-13:-1])
     keep("unexplained", LEVELS, unexplained_rows(radii, **known, alpha=LEVELS))
+    slips = np.array([STATED / 2, 2 * STATED])
+    keep("unexplained_slip", slips, unexplained_rows(radii, **known, alpha=slips))
     unexplained = {
         level: unexplained_rows(radii, **known, alpha=level)
         for level in (STATED, TENFOLD)
@@ -101,8 +107,13 @@ def log_facts(frame: pd.DataFrame, *, sigma: float) -> pd.Series:
     for level in unexplained:
         elsewhere = unexplained_rows(radii, sigma=sigma, n=_SIZES, alpha=level)
         louder = unexplained_rows(radii, sigma=sigma * _NOISES, n=N, alpha=level)
-        facts["unexplained_any_n", level] = elsewhere.min()
-        facts["unexplained_any_sigma", level] = louder.min()
+        for name, tried, missed, nominal in (
+            ("n", _SIZES, elsewhere, N),
+            ("sigma", _NOISES, louder, 1),
+        ):
+            facts[f"unexplained_any_{name}", level] = missed.min()
+            best = tried[missed == missed.min()]
+            facts[f"closest_{name}", level] = best[np.argmin(np.abs(best - nominal))]
         if level in fitting:
             ends = level_range(radii, **known, alpha=level)
             facts["level_from", level], facts["level_to", level] = ends
@@ -144,13 +155,16 @@ def write_facts(path: Pathlike, facts: pd.DataFrame) -> None:
     Path(path).write_text(head + text, encoding="utf-8")
 
 
-def read_facts(path: Pathlike, *, logs_dir: Pathlike | None = None) -> pd.DataFrame:
+def read_facts(
+    path: Pathlike | None = None, *, logs_dir: Pathlike | None = None
+) -> pd.DataFrame:
     """Read the facts, and compare them with the logs where these are at hand.
 
     Parameters
     ----------
-    path : path
-        Written by `write_facts`.
+    path : path, optional
+        Written by `write_facts`; the book's file `FILE` by default, sought here and one
+        folder up, as chapters run in the root or in ``notebooks/``.
     logs_dir : path, optional
         Folder with the logs. None or ``""``: the file is taken at its word.
 
@@ -166,6 +180,8 @@ def read_facts(path: Pathlike, *, logs_dir: Pathlike | None = None) -> pd.DataFr
     OSError
         If the file or a log cannot be read.
     """
+    if path is None:
+        path = FILE if FILE.exists() else Path("..") / FILE
     text = Path(path).read_text(encoding="utf-8")
     found = pd.read_csv(io.StringIO(text), comment="#", index_col=[0, 1])
     if list(found.index.names) != ["fact", "at"]:

@@ -139,8 +139,10 @@ def test_the_file_is_read_back(tmp_path, both):
         read_facts(tmp_path / "none.csv")
 
 
-def test_the_committed_file_knows_every_log():
-    found = read_facts(PATH)
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "notebooks"])
+def test_the_committed_file_knows_every_log(monkeypatch, folder):
+    monkeypatch.chdir(folder)
+    found = read_facts()
     assert sorted(found.columns) == sorted(PUBLISHED)
     assert found.loc[("rows", 0)].sum() == 12 * 500 + 427 + 13
     assert PATH.stat().st_size < 30_000  # facts, not logs
