@@ -21,8 +21,8 @@ NOTATION = (ROOT / "book" / "notation.md").read_text(encoding="utf-8")
 VERBS = {
     "attack", "bound", "break", "certify", "check", "choose", "compare", "compute",
     "construct", "convert", "decide", "derive", "design", "detect", "estimate",
-    "explain", "find", "judge", "measure", "name", "plan", "prove", "read", "run",
-    "show", "state", "take", "tell",
+    "explain", "find", "judge", "measure", "name", "plan", "prove", "read", "recover",
+    "restate", "run", "say", "show", "state", "take", "tell",
 }  # fmt: skip
 
 BOX = """\
