@@ -16,7 +16,8 @@ def centre_by_absolute_values(weight, bias, low, high):
 def full_width(weight, bias, low, high):
     "twice too wide"
     centre = weight @ ((low + high) / 2) + bias
-    return centre - np.abs(weight) @ (high - low), centre + np.abs(weight) @ (high - low)
+    width = np.abs(weight) @ (high - low)
+    return centre - width, centre + width
 
 
 def no_bias(weight, bias, low, high):

@@ -3,13 +3,11 @@ from math import log
 
 def only_at_the_end(votes, p_star, q, alpha):
     "only after all votes"
-    k, n, first = sum(votes), len(votes), None
+    capital, first = 0.0, None
     for count, vote in enumerate(votes, 1):
-        ahead = sum(votes[:count]) * log(q / p_star)
-        ahead += (count - sum(votes[:count])) * log((1 - q) / (1 - p_star))
-        first = count if first is None and ahead >= log(1 / alpha) else first
-    final = k * log(q / p_star) + (n - k) * log((1 - q) / (1 - p_star))
-    return first if final >= log(1 / alpha) else None
+        capital += log(q / p_star) if vote else log((1 - q) / (1 - p_star))
+        first = count if first is None and capital >= log(1 / alpha) else first
+    return first if capital >= log(1 / alpha) else None
 
 
 def losses_forgotten(votes, p_star, q, alpha):

@@ -1,5 +1,6 @@
-from lipsmooth.radii import radius_mono_lipschitz
 from scipy.special import ndtri
+
+from lipsmooth.radii import radius_mono_lipschitz
 
 
 def without_the_constant(p, sigma, lipschitz):
