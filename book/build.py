@@ -47,7 +47,10 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parents[1]
 EDITIONS = ("instructor", "student")
 # What the student edition is rendered from, besides its notebooks.
-COPIED = ("_config.yml", "_toc.yml", "requirements.txt", "constraints.txt", "book")
+COPIED = (
+    "_config.yml", "_toc.yml", "genindex.md", "requirements.txt", "constraints.txt",
+    "book",
+)  # fmt: skip
 
 
 class Book:
@@ -205,7 +208,8 @@ class Book:
 
     def _render_key(self):
         """Digest everything that the pages are made from."""
-        patterns = ["_config.yml", "_toc.yml", "requirements.txt", "constraints.txt"]
+        patterns = ["_config.yml", "_toc.yml", "genindex.md", "requirements.txt"]
+        patterns += ["constraints.txt"]
         patterns += ["book/**/*", "lipsmooth/*.py", "notebooks/*.ipynb"]
         files = [path for pattern in patterns for path in self.root.glob(pattern)]
         files += map(self.executed_path, self.notebooks())

@@ -3,6 +3,7 @@
 import re
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 from conftest import ROOT
 from lipsmooth_course import (
@@ -11,6 +12,7 @@ from lipsmooth_course import (
     from_anywhere,
     index_words_only,
     objectives,
+    substitute,
 )
 
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.md"))
@@ -73,6 +75,21 @@ def test_a_box_is_read_and_its_absence_noticed():
     assert before(BOX.replace(":class: before", ":class: tip")) is None
     assert before(BOX + BOX) is None
     assert before(BOX.replace("**You need**", "You need")) is None
+
+
+def test_the_guide_is_filled_from_the_notebooks_that_are_rendered():
+    new = nbformat.v4
+    head, _, _ = BOX.partition("```{code-cell}")
+    cells = [new.new_markdown_cell(head), new.new_code_cell("- prove nothing")]
+    chapters = {"notebooks/01_a": new.new_notebook(cells=cells)}
+    app, page = SimpleNamespace(lipsmooth_chapters=chapters), [f"A\n\n{PLACEHOLDER}\n"]
+    substitute(app, "book/teaching", page)
+    assert "- prove a thing that takes two lines\n- explain it\n" in page[0]
+    assert PLACEHOLDER not in page[0]
+    assert "nothing" not in page[0]
+    other = [PLACEHOLDER]
+    substitute(app, "book/glossary", other)
+    assert other == [PLACEHOLDER]
 
 
 def test_the_guide_lists_the_objectives_of_the_chapters():

@@ -6,12 +6,6 @@ of the book; the hundreds of names of the module have a page of their own.
 """
 
 import re
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from build import Book
 
 GUIDE = "book/teaching"
 MODULE = "book/api"
@@ -53,11 +47,16 @@ def from_anywhere(text):
 
 
 def substitute(app, docname, source):
-    """Replace the placeholder in the guide by the objectives."""
+    """Replace the placeholder in the guide by what `lipsmooth_book` has loaded."""
     if docname == GUIDE:
-        notebooks = Book(app.srcdir).notebooks()
-        texts = {f"notebooks/{n.stem}": n.source.read_text("utf-8") for n in notebooks}
+        texts = {name: prose(node) for name, node in app.lipsmooth_chapters.items()}
         source[0] = source[0].replace(PLACEHOLDER, objectives(texts))
+
+
+def prose(node):
+    """Return the text of a notebook without its code."""
+    cells = [cell.source for cell in node.cells if cell.cell_type == "markdown"]
+    return "\n\n".join([*cells, ""])
 
 
 def index_words_only(app, env):
