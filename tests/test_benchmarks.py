@@ -24,13 +24,16 @@ def results(tmp_path_factory):
 
 def test_one_command_writes_results_and_a_report(results):
     found, folder = results
-    assert found.keys() == {"machine", "networks", "certifying", "stopping", "scores"}
+    parts = {"networks", "sound", "certifying", "stopping", "scores"}
+    assert found.keys() == {"machine", *parts}
     assert {"processor", "cores", "threads", "torch"} < found["machine"].keys()
     report = (folder / "report.md").read_text()
     for table in report.split("\n\n"):
         rows = [line for line in table.splitlines() if line.startswith("|")]
         assert len({row.count("|") for row in rows}) <= 1
-    assert sum(line.startswith("| ---") for line in report.splitlines()) == 4
+    assert sum(line.startswith("| ---") for line in report.splitlines()) == 5
+    (row,) = found["sound"]
+    assert min(row["noise"], row["votes"]) > 0
     for case in found["networks"]:
         assert case["ratios"].keys() == {"default", "tuned"}
         assert all(v > 0 for r in case["ratios"].values() for v in r.values())
@@ -86,3 +89,41 @@ def test_the_published_loop_counts_as_sampling_does(monkeypatch):
     assert counts.sum() == 450
     assert counts[:2].min() > 150
     assert counts[2:].sum() == 0
+
+
+def run_script(name, *arguments):
+    command = [sys.executable, str(ROOT / "benchmarks" / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_gpu_is_measured_by_one_command_that_runs_without_one(tmp_path):
+    done = run_script("gpu.py", "--device", "cpu", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["machine"]["device"] == "cpu, a dry run"
+    (row,) = found["networks"]
+    assert row["operations per sample"] > 1e6
+    rates = row["samples per second"]
+    assert {"forward", "sampling", "log", "published loop", "noise"} <= rates.keys()
+    assert rates["noise"] > rates["sampling"]
+    assert "resnet9-16" in (tmp_path / "gpu.md").read_text()
+
+
+def test_without_a_gpu_nothing_is_claimed(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    done = run_script("gpu.py", "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert "no CUDA device: nothing measured" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_committed_workers_counted_the_same_votes():
+    found = json.loads((ROOT / "benchmarks" / "scaling.json").read_text())
+    workers = {row["workers"] for row in found["runs"]}
+    assert {1, 2} <= workers
+    for row in found["runs"]:
+        assert row["same votes"]
+        assert row["cpu"] > 2 * row["start"] > 0  # it is sampling that was measured
