@@ -17,17 +17,18 @@ from tqdm import tqdm
 
 def file_faults(folder):
     """Return what is wrong with the pages as files."""
-    faults = [f"broken link: {link}" for link in broken_links(folder)]
-    faults += [f"loaded from elsewhere: {item}" for item in foreign_resources(folder)]
-    for path in html_pages(folder):
+    soups = {path: parse(path) for path in html_pages(folder)}
+    faults = [f"broken link: {link}" for link in broken_links(soups)]
+    faults += [f"loaded from elsewhere: {item}" for item in foreign_resources(soups)]
+    faults += [f"loaded from elsewhere: {item}" for item in foreign_styles(folder)]
+    for path, soup in soups.items():
         if not forwards(path):
-            faults += [f"{path.name}: {fault}" for fault in page_faults(path)]
+            faults += [f"{path.name}: {fault}" for fault in page_faults(path, soup)]
     return faults
 
 
-def page_faults(path):
+def page_faults(path, soup):
     """Return what one page lacks or has twice."""
-    soup = parse(path)
     faults = [
         f"no alternative text: {image.get('src')}"
         for image in soup.select("article img, .slides img")
@@ -35,7 +36,7 @@ def page_faults(path):
     ]
     ids = Counter(tag["id"] for tag in soup.find_all(id=True))
     faults += [f"the id {name} twice" for name, n in ids.items() if n > 1]
-    if soup.find("article"):
+    if soup.find(id="main-content"):
         faults += [f"no {name}" for name in lacking(soup, path)]
     return faults
 
@@ -62,11 +63,10 @@ def references(soup):
                 yield tag[attribute]
 
 
-def broken_links(folder):
+def broken_links(soups):
     """Return 'page: address' for every local file or anchor that is not there."""
-    soups = {p.resolve(): parse(p) for p in html_pages(folder)}
     anchors = {
-        path: {tag["id"] for tag in soup.find_all(id=True)}
+        path.resolve(): {tag["id"] for tag in soup.find_all(id=True)}
         for path, soup in soups.items()
     }
     broken = []
@@ -75,7 +75,7 @@ def broken_links(folder):
             url = urlsplit(reference)
             if url.scheme:
                 continue
-            target = (path.parent / unquote(url.path)).resolve() if url.path else path
+            target = (path.parent / unquote(url.path) if url.path else path).resolve()
             known = anchors.get(target, set())
             wanted = unquote(url.fragment)
             if not target.exists() or (wanted and wanted not in known):
@@ -83,16 +83,21 @@ def broken_links(folder):
     return broken
 
 
-def foreign_resources(folder):
-    """Return everything that a page would load from elsewhere."""
+def foreign_resources(soups):
+    """Return everything that the pages would load from elsewhere."""
     found = []
-    for path in html_pages(folder):
-        soup = parse(path)
+    for soup in soups.values():
         loaded = soup.select("script[src], img[src], iframe[src], source[src]")
         loaded += soup.select("link[rel=stylesheet], link[rel=preload], link[rel=icon]")
         addresses = [tag.get("src") or tag.get("href") for tag in loaded]
         found += [a for a in addresses if re.match(r"(https?:)?//", a)]
         found += [s.string for s in soup.find_all("script") if _names_a_host(s)]
+    return found
+
+
+def foreign_styles(folder):
+    """Return everything that the styles would load from elsewhere."""
+    found = []
     for path in folder.rglob("*.css"):
         found += re.findall(r"(?:url\(|@import )['\"]?(?:https?:)?//[^)]*", _text(path))
     return found

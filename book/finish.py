@@ -53,7 +53,7 @@ def finish(folder, site=""):
     """Finish every page of a built book and drop the files that none needs."""
     for path in html_pages(folder):
         soup = parse(path)
-        if soup.find("article"):
+        if soup.find("main"):
             upward = "../" * (len(path.relative_to(folder).parts) - 1)
             lighten(soup, searches=path.name == "search.html")
             mark_up(soup)

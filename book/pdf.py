@@ -173,7 +173,10 @@ def print_pages(browser, source, output):
     page.set_default_timeout(600_000)
     page.emulate_media(media="print", color_scheme="light")
     page.goto(source.as_uri(), wait_until="load")
-    page.evaluate("window.MathJax.startup.promise")
+    page.evaluate("window.MathJax.startup?.promise")
+    formulas = page.locator(".math").count() - page.locator("mjx-container").count()
+    if formulas > 0:
+        raise BuildError(f"{formulas} formulas of the PDF are not set")
     page.evaluate(FIT)
     wide = page.evaluate(TOO_WIDE)
     if wide:

@@ -182,9 +182,9 @@ FRAME = """<!DOCTYPE html>
 <script defer src="../_static/mathjax/startup.js"></script>
 </head>
 <body>
-<main class="reveal" aria-label="CAPTION"><div class="slides">
+<main><div class="reveal" aria-label="CAPTION"><div class="slides">
 SLIDES
-</div></main>
+</div></div></main>
 </body>
 </html>
 """

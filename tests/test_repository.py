@@ -77,7 +77,7 @@ VENDORED = ["book/_extra/_static/mathjax", "book/_slides/reveal"]
 
 
 def vendored_faults(folder):
-    """Return the files of a vendored package that its list does not have as they are."""
+    """Return the files of a vendored package that differ from its list."""
     lines = (folder / "SHA256SUMS").read_text().splitlines()
     listed = {name: digest for digest, name in map(str.split, lines)}
     found = {
