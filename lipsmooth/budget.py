@@ -13,6 +13,7 @@ from scipy.stats import binom, hypergeom
 
 from lipsmooth.intervals import check_alpha, check_counts, clopper_pearson_upper
 from lipsmooth.radii import check_sigma
+from lipsmooth.sequential import Boundaries
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -157,6 +158,46 @@ def accuracy_ceiling(
     upper = clopper_pearson_upper(votes, total, alpha=alpha)
     radii = np.asarray(at, dtype=float)[..., np.newaxis]
     return np.mean(upper >= ndtr(radii / check_sigma(sigma)), axis=-1)
+
+
+def rehearse(
+    p: ArrayLike, rule: Boundaries, *, rng: np.random.Generator
+) -> tuple[NDArray[np.int8], Counts]:
+    """Play a stopping rule once for each image, before any sampling.
+
+    Parameters
+    ----------
+    p : array_like, shape (images,)
+        Supposed probabilities of the selected classes, such as shares of votes.
+    rule : Boundaries
+        As from `lipsmooth.sequential.stopping_rule`.
+    rng : Generator
+
+    Returns
+    -------
+    decision : ndarray of int8, shape (images,)
+        1, -1 or 0 as in `lipsmooth.logs.VoteLog`.
+    votes : ndarray of int, shape (images,)
+        At which each image stopped, or the last look.
+
+    Raises
+    ------
+    ValueError
+        If a probability is not in [0, 1].
+
+    Notes
+    -----
+    For planning: what a run would cost if the probabilities were those.
+    `lipsmooth.sequential.course` computes the same exactly, for one probability.
+    """
+    chance = np.asarray(p, dtype=float)
+    if chance.ndim != 1 or not np.all((chance >= 0) & (chance <= 1)):
+        raise ValueError(f"p must be numbers in [0, 1], one for each image, got {p}")
+    steps = np.diff(rule.looks, prepend=0)[:, np.newaxis]
+    votes = np.cumsum(rng.binomial(steps, chance), axis=0)
+    found = rule.decide(votes, np.arange(len(steps))[:, np.newaxis])
+    first = np.where(found.any(axis=0), (found != 0).argmax(axis=0), len(steps) - 1)
+    return found[first, np.arange(len(chance))], rule.looks[first]
 
 
 def _own_votes(

@@ -3,11 +3,17 @@ import pytest
 from scipy.special import ndtr
 from scipy.stats import betabinom, binomtest
 
-from lipsmooth.budget import accuracy_ceiling, accuracy_with_votes, least_votes
+from lipsmooth.budget import (
+    accuracy_ceiling,
+    accuracy_with_votes,
+    least_votes,
+    rehearse,
+)
 from lipsmooth.certify import certify_counts
 from lipsmooth.evaluate import certified_accuracy
 from lipsmooth.intervals import clopper_pearson_lower
 from lipsmooth.radii import radius_mono
+from lipsmooth.sequential import course, stopping_rule
 
 LEVEL = {"sigma": 0.5, "alpha": 0.001}
 RADII = np.array([0.05, 0.25, 0.5, 1.0, 1.3])
@@ -136,3 +142,25 @@ def test_votes_of_different_number_are_refused():
     counts = np.array([[9, 1], [5, 1]])
     with pytest.raises(ValueError, match="same number of votes, got 6 to 10"):
         accuracy_ceiling([0, 0], counts, 0.5, **LEVEL)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("p", [0.0, 0.8, 0.86, 0.9, 1.0])
+def test_a_rehearsal_follows_the_course_of_the_rule(p):
+    rule = stopping_rule(0.5, sigma=0.5, n=2000, alpha=0.05)
+    exact, images = course(p, rule), 3000
+    decision, votes = rehearse(np.full(images, p), rule, rng=np.random.default_rng(11))
+    assert abs(votes.mean() - exact.votes) <= 5 * votes.std() / np.sqrt(images) + 1e-9
+    for answer, chance in ((1, exact.accepted[-1]), (-1, exact.rejected[-1])):
+        said = int(np.sum(decision == answer))
+        assert binomtest(said, images, min(chance, 1.0)).pvalue > 1e-6
+    assert np.all(votes[decision == 0] == rule.looks[-1])
+    # The control: another probability has another course.
+    far = rehearse(np.full(images, 0.5), rule, rng=np.random.default_rng(11))[1]
+    assert abs(far.mean() - course(0.86, rule).votes) > 20 * far.std() / np.sqrt(images)
+
+
+def test_a_rehearsal_of_no_probability_is_refused():
+    rule = stopping_rule(0.5, sigma=0.5, n=100, alpha=0.05)
+    with pytest.raises(ValueError, match=r"p must be numbers in \[0, 1\]"):
+        rehearse([1.5], rule, rng=np.random.default_rng(0))
