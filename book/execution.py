@@ -151,8 +151,8 @@ class Workshop:
         module = list((root / "lipsmooth").glob("*.py"))
         logs = [*(root / "notebooks" / "logs").glob("**/*")]
         facts = (root / "notebooks" / "data").glob("**/*")
-        measured = root / "benchmarks" / "results.json"
-        self.inputs = digest_files(root, [*module, *logs, *facts, *pins, measured])
+        measured = (root / "benchmarks").glob("*.json")
+        self.inputs = digest_files(root, [*module, *logs, *facts, *pins, *measured])
         voting = [path for path in module if path.stem not in AFTER_VOTES]
         self.environment = {
             "LIPSMOOTH_CACHE": str(
