@@ -106,7 +106,7 @@
       const rows = RADII.map(([name, hue], i) =>
         [swatch(name, hue), decimals(values[i], 4, "down"),
           decimals(values[i] / sigma, 4, "down")]);
-      numbers.replaceChildren(table([["", "radius", "in units of σ"], ...rows]));
+      numbers.replaceChildren(table([["method", "radius", "in units of σ"], ...rows]));
       result.replaceChildren(
         `At p = ${plain(p)}, σ = ${sigma.toFixed(2)} and L = ${plain(constant)} the constant is worth `,
         make("b", {}, `${worth} %`), " on top of Cohen’s radius. Only the product Lσ = ",
