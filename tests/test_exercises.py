@@ -427,6 +427,7 @@ def tiny_book(folder, edition="instructor", half="1.5"):
         "_toc.yml": "format: jb-book\nroot: book/index\n"
         "parts: [{caption: A, chapters: [{file: notebooks/01_tiny.ipynb}]}]",
         "book/index.md": "# Start\n",
+        "genindex.md": "",
         "notebooks/01_tiny.md": TINY.replace("HALF", half),
         "notebooks/params/smoke.yml": "",
         "lipsmooth/__init__.py": "",
