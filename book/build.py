@@ -171,7 +171,7 @@ class Book:
             (folder / "notebooks" / notebook.pair.name).write_text(text, "utf-8")
         for page in (folder / "book").glob("*.md"):
             text = page.read_text(encoding="utf-8")
-            page.write_text(solutions.SOLUTION.sub("", text), encoding="utf-8")
+            page.write_text(solutions.page_without(text), encoding="utf-8")
         student = self.exercises() / "student"
         shutil.copytree(student, folder / student.relative_to(self.root))
         return folder

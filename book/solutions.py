@@ -22,6 +22,7 @@ PART = "solution"
 FLAGS = re.MULTILINE | re.DOTALL
 SOLUTION = re.compile(r"^(?P<f>`{3,}|:{3,})\{solution\}.*?^(?P=f)[ \t]*$", FLAGS)
 PYTHON = re.compile(r"^(?P<f>`{3,})python\n(?P<code>.*?)^(?P=f)[ \t]*$", FLAGS)
+HIDDEN = re.compile(r"^% not for students\n.*?^% for all\n", FLAGS)
 TURN = re.compile(r"^(?:\0|#{2,6} |`{3,}\{exercise\}|:{3,}\{exercise\})", re.MULTILINE)
 NUMBER = re.compile(r"#\s*(-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?…?)(?=[\s:;,.)]|$)")
 
@@ -40,6 +41,14 @@ def without(node):
         if cell.source:
             kept.append(cell)
     return nbformat.from_dict({**node, "cells": kept})
+
+
+def page_without(text):
+    """Return a page of prose without solutions and what is marked as not for students.
+
+    Such a part begins with the comment `% not for students` and ends with `% for all`.
+    """
+    return HIDDEN.sub("", SOLUTION.sub("", text))
 
 
 def texts(node):

@@ -489,6 +489,14 @@ def test_what_remains_uses_nothing_that_only_a_solution_defines(chapter):
     assert not (made_and_used(gone)[0] - made) & used
 
 
+def test_the_examination_is_not_for_students():
+    text = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
+    assert "A good answer contains" in text
+    plain = solutions.page_without(text)
+    assert "A good answer contains" not in plain
+    assert "## Grading with the exercise notebooks" in plain
+
+
 def everything(folder):
     """Return the text of every file of a built book."""
     files = [path for path in folder.rglob("*") if path.is_file()]
