@@ -140,9 +140,12 @@
         image = { ...input, certificate };
         verdict.textContent = prediction < 0 ? "Abstain"
           : `Class ${top}, certified radius ${radiusText(radius)}`;
-        detail.replaceChildren(...rich(`${prediction < 0 ? `Class ${top} was selected, but its bound ` +
-          "does not exceed its rivals’: " : ""}p_A ≥ ${lower(pA)} and p_B ≤ ${upper(pB)}, ` +
-          `from n = ${grouped(n)} votes, each bound at the level ${Number(level.toPrecision(3))}.`));
+        const why = prediction < 0
+          ? `Class ${top} was selected, but its bound does not exceed its rivals’: ` : "";
+        detail.replaceChildren(...rich(
+          `${why}p_A ≥ ${lower(pA)} and p_B ≤ ${upper(pB)}, from n = ${grouped(n)} votes, ` +
+            `${strategy.value === "mono" ? "one" : "each"} bound at the level ` +
+            `${Number(level.toPrecision(3))}.`));
         numbers.replaceChildren(table([
           ["strategy", "p_A ≥", "p_B ≤", "radius"],
           ...rows.map(([name, c]) => [name, lower(c.pA), upper(c.pB),

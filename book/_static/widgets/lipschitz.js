@@ -108,8 +108,8 @@
           decimals(values[i] / sigma, 4, "down")]);
       numbers.replaceChildren(table([["method", "radius", "in units of σ"], ...rows]));
       result.replaceChildren(
-        `At p = ${plain(p)}, σ = ${sigma.toFixed(2)} and L = ${plain(constant)} the constant is worth `,
-        make("b", {}, `${worth} %`), " on top of Cohen’s radius. Only the product Lσ = ",
+        `At p = ${plain(p)}, σ = ${sigma.toFixed(2)} and L = ${plain(constant)} the constant `,
+        "is worth ", make("b", {}, `${worth} %`), " on top of Cohen’s radius. Only the product Lσ = ",
         make("b", {}, plain(constant * sigma)), " matters in units of σ.");
       voice.say(`${result.textContent} ${RADII.map(([name], i) =>
         `${name}: ${decimals(values[i], 4, "down")}`).join(", ")}.`);
