@@ -7,10 +7,12 @@ twice, because the table of contents needs the page numbers of the first time.
 
 import os
 import re
+from ctypes import c_long, create_string_buffer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pypdfium2
+import pypdfium2.raw as raw
 from bs4 import BeautifulSoup
 from execution import BuildError
 from finish import parse
@@ -150,21 +152,25 @@ def contents_list(soup, chapter):
     return lines
 
 
+def destinations(document):
+    """Return the page of every id of a printed document that a link leads to."""
+    found, size = {}, c_long()
+    for number in range(raw.FPDF_CountNamedDests(document)):
+        raw.FPDF_GetNamedDest(document, number, None, size)
+        name = create_string_buffer(size.value)
+        target = raw.FPDF_GetNamedDest(document, number, name, size)
+        page = raw.FPDFDest_GetDestPageIndex(document, target) + 1
+        found[name.raw.decode("utf-16-le").rstrip("\0")] = page
+    return found
+
+
 def number_contents(soup, printed):
     """Write the page numbers of a first printing into the table of contents."""
     with pypdfium2.PdfDocument(printed) as document:
-        outline = [entry.get_dest().get_index() + 1 for entry in document.get_toc()]
-    headings = soup.body.find_all(HEADINGS)
-    if len(outline) != len(headings):
-        raise BuildError(f"{len(headings)} headings, {len(outline)} in the outline")
-    pages = [
-        number
-        for number, heading in zip(outline, headings, strict=True)
-        if heading.name in ("h2", "h3") and heading.find_parent("section", "chapter")
-    ]
-    places = soup.select(".contents-page")
-    for place, number in zip(places, pages, strict=True):
-        place.string = str(number)
+        pages = destinations(document)
+    for line in soup.select("#contents li"):
+        target = line.find("a")["href"][1:]
+        line.find(class_="contents-page").string = str(pages[target])
 
 
 def print_pages(browser, source, output):
@@ -182,7 +188,8 @@ def print_pages(browser, source, output):
     if wide:
         raise BuildError("wider than the printed page:\n" + "\n".join(wide))
     options = {"prefer_css_page_size": True, "print_background": True}
-    page.pdf(path=str(output), outline=True, tagged=True, **options)
+    # Chromium does not come to an end with an outline or tags for the whole book.
+    page.pdf(path=str(output), outline=False, tagged=False, **options)
     page.close()
 
 

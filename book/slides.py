@@ -150,6 +150,9 @@ def _section(text, style):
 
 
 def _inner(tag):
+    tag = copy.copy(tag)
+    for element in tag.find_all(id=True):
+        del element["id"]
     return tag.decode_contents().strip()
 
 

@@ -185,11 +185,10 @@ def test_the_pdf_has_the_text_and_no_unresolved_reference(printed, smoke_book):
 @pytest.mark.browser
 def test_the_contents_of_the_pdf_name_the_right_pages(printed):
     contents = printed[1].get_textpage().get_text_range()
-    titles = {entry.get_title(): entry.get_dest() for entry in printed.get_toc()}
-    (title,) = (name for name in titles if "Bonferroni counterexample" in name)
-    page = titles[title].get_index() + 1
-    assert f"{title} {page}" in contents
-    assert "Bonferroni" in printed[page - 1].get_textpage().get_text_range()
+    lines = re.findall(r"^(\d+\.[\d.]* .+) (\d+)\r?$", contents, re.MULTILINE)
+    assert len(lines) > 5
+    for title, page in lines:
+        assert title in printed[int(page) - 1].get_textpage().get_text_range()
 
 
 @pytest.mark.browser
