@@ -50,10 +50,7 @@ SCALES = {
     },
 }  # fmt: skip
 SIGMAS = ("0.25", "0.50", "1.00")
-MAPS = (
-    "hardmax softmax:0.25 softmax:0.5 softmax:1 softmax:2 "
-    "sparsemax:0.5 sparsemax:1 sparsemax:2 sparsemax:4"
-)
+MAPS = "hardmax softmax:0.25 softmax:1 sparsemax:0.5"
 RADII = {"0.25": "0.25", "0.50": "0.50", "1.00": "1.00"}
 
 

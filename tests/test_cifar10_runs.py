@@ -35,7 +35,7 @@ def test_runs_train_what_they_need_and_log_what_they_say(folders):
     log = read_log(folders / "votes-0.25.jsonl")
     assert len(log) == TINY["images"]
     assert (log.config["sigma"], log.config["n"]) == (0.25, TINY["n"])
-    assert len(read_score_log(folders / "moments-0.25.jsonl").maps) > 5
+    assert len(read_score_log(folders / "moments-0.25.jsonl").maps) > 3
     denoised = read_log(folders / "denoised-0.50.jsonl")
     assert "denoiser" in denoised.config
     assert read_log(folders / "searched-0.25.jsonl").best_sigma is not None
