@@ -50,8 +50,8 @@ class Grid:
     -----
     Guarantee: if the random bits are fair and independent, `draw` returns independent
     values with ``P(z) = Φ((z + 1/2) / s) - Φ((z - 1/2) / s)``, ``s = sigma * levels``,
-    exactly, but that those beyond ``reach`` are returned as ``reach``. A uniform number
-    is drawn bit by bit, as far as it takes to tell between which values of the
+    exactly, but that those beyond ``reach`` are returned as ``±reach``. A uniform
+    number is drawn bit by bit, as far as it takes to tell between which values of the
     distribution function it lies; these are enclosed, with as many bits.
 
     References
