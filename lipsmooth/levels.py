@@ -62,8 +62,9 @@ def unexplained_rows(
         )
     )
     below, above = ndtr(lower / noise), ndtr(upper / noise)
-    # Two counts in a row have bounds less than 10 / n apart, unless alpha < 1e-300.
-    doubtful = size * (above - below) < 10
+    # Two counts in a row have bounds less than 10 / n apart, unless alpha < 1e-300,
+    # and the last bound, alpha^(1/n), lies within -log(alpha) / n of 1.
+    doubtful = size * (above - below) < 10 - np.log(level)
     size, level = (
         np.broadcast_to(part, doubtful.shape)[doubtful] for part in (size, level)
     )

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.special import ndtr
 from scipy.stats import binom
 
 from lipsmooth.certify import certify_counts
@@ -55,6 +56,17 @@ def test_radii_next_to_a_power_of_ten():
         sigma = radius / 0.2533471031357997  # ndtri(0.6)
         missed = unexplained_rows([1.0], sigma=sigma, n=1, alpha=0.6)
         assert missed == (print_radii(radius) != 1.0)
+
+
+def test_a_wide_cell_beyond_the_last_point_is_unexplained():
+    # At small levels the lattice ends far below 1, and a cell of more than 10 / n fits
+    # between: 0.99856 is certified at most, and 1.0 stands for 0.99870 or more.
+    n, alpha, sigma = 8_000, 1e-5, 1 / 3.17
+    below, above = ndtr(np.array([0.95, 1.5]) / sigma)
+    assert alpha ** (1 / n) < below < above - 10 / n
+    known = {"sigma": sigma, "n": n, "digits": 1}
+    assert unexplained_rows([1.0], alpha=alpha, **known) == 1
+    assert unexplained_rows([1.0], alpha=0.01, **known) == 0
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.01])
