@@ -19,7 +19,8 @@ from finish import parse
 HERE = Path(__file__).resolve().parent
 CHOICE = HERE / "slides.yml"
 ASSETS = HERE / "_slides"
-ALL = "figure[id], div.proof.admonition[id]"
+# A proof has no title, and is not shown.
+ALL = "figure[id], div.proof.admonition[id]:has(> .admonition-title)"
 
 
 def slug(caption):
