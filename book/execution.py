@@ -35,10 +35,10 @@ LONGEST = ("03_monte_carlo",)
 AFTER_VOTES = {
     "__main__", "attack", "attacking", "attacklogs", "budget", "certify", "claims",
     "cli", "commands", "coverage", "ddrs", "decisions", "empirical", "evaluate",
-    "facts", "intervals", "lattice", "levels", "lipschitz", "memory", "noise_level",
-    "options", "perinput", "plots", "published", "pursuit", "radii", "ramp",
-    "randomized", "scorebounds", "scores", "searching", "sequential", "shards",
-    "spectral", "strategies", "tables", "timing", "twoclass",
+    "facts", "lattice", "levels", "lipschitz", "memory", "noise_level", "options",
+    "perinput", "plots", "published", "pursuit", "radii", "randomized", "scorebounds",
+    "scores", "searching", "sequential", "shards", "spectral", "strategies", "tables",
+    "timing", "twoclass",
 }  # fmt: skip
 RECORDED = ("numpy", "scipy", "pandas", "matplotlib", "scikit-learn", "torch")
 

@@ -252,7 +252,7 @@ ACCESSIBLE = """<!doctype html><html lang="en"><head><title>A page</title></head
         ("<input>", "label"),
         (
             "<div class=highlight><pre><span class=k>if</span> <span class=n"
-            " style='color: #999'>x</span> <span class=k>else</span></pre></div>",
+            " style='color: #999'>radius</span> <span class=k>else</span></pre></div>",
             "color-contrast",
         ),
     ],

@@ -207,7 +207,7 @@ def test_a_denoiser_for_colour_images_is_trained_by_the_same_command(
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
     tiny = Images("cifar10", "train", list(CLASSES), pixels, np.arange(8))
-    monkeypatch.setattr("lipsmooth.data.load_dataset", lambda *_, **__: tiny)
+    monkeypatch.setattr("lipsmooth.commands.load_dataset", lambda *_, **__: tiny)
     path = str(tmp_path / "d.pt")
     command = ["train-denoiser", path, "--dataset", "cifar10", "--width", "8"]
     assert main([*command, "--epochs", "1", "--batch-size", "4", "--quiet"]) == 0
