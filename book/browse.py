@@ -88,7 +88,7 @@ class Visit:
         )
 
     def darken(self):
-        """Change to the dark theme at once, as the page's own switch does in a while."""
+        """Change to the dark theme at once; the page's own switch takes a while."""
         self.page.evaluate(
             """() => {
               const still = document.createElement("style");
