@@ -3,7 +3,7 @@
 python book/networks.py _build/runs/network-*.pt
 
 A log names its network by a digest of the weights. The file that this writes beside the
-logs says, by digest, what a checkpoint knows of itself; checkpoints are not kept.
+logs says, by digest, what a checkpoint knows of itself: how it was trained.
 """
 
 import argparse

@@ -51,7 +51,6 @@ SCALES = {
 }  # fmt: skip
 SIGMAS = ("0.25", "0.50", "1.00")
 MAPS = "hardmax softmax:0.25 softmax:1 sparsemax:0.5"
-RADII = {"0.25": "0.25", "0.50": "0.50", "1.00": "1.00"}
 
 
 def runs(scale: dict) -> dict[str, tuple[str, str]]:
@@ -61,9 +60,8 @@ def runs(scale: dict) -> dict[str, tuple[str, str]]:
     found = {}
     for s in SIGMAS:
         found[f"votes-{s}"] = f"network-{s}", f"sample {votes} -n {scale['n']}"
-    for s, r in RADII.items():
-        found[f"decisions-{s}-r{r}"] = (
-            f"network-{s}", f"sample {votes} -n 100000 --target-radius {r}",
+        found[f"decisions-{s}-r{s}"] = (
+            f"network-{s}", f"sample {votes} -n 100000 --target-radius {s}",
         )  # fmt: skip
     for s in SIGMAS:
         found[f"moments-{s}"] = (

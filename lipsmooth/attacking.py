@@ -89,9 +89,8 @@ def sample_attacks(
         n=n, seed=seed, batch_size=batch_size, precision="float32", fast=True,
         compiled=False,
     )  # fmt: skip
-    unused = ("n0", "n")
     config = {
-        **{key: value for key, value in run.config.items() if key not in unused},
+        **{key: value for key, value in run.config.items() if key not in ("n0", "n")},
         "radii": reach, "alpha": float(alpha), "judge_votes": int(n),
         "steps": int(steps), "noise_samples": int(noise_samples),
     }  # fmt: skip

@@ -117,9 +117,7 @@ def counts_behind(
     ValueError
         As for `lattice_fit`.
     """
-    wanted = np.asarray(radii, dtype=float)
-    if not np.all(np.isfinite(wanted) & (wanted >= 0)):
-        raise ValueError(f"radii must be finite and at least 0, got {radii}")
+    wanted = check_radii(radii)
     points, printed = _lattice(sigma, n, alpha, digits)
     first = n + 1 - len(points)
     fewest = first + np.searchsorted(printed, wanted, side="left")
@@ -178,6 +176,14 @@ def recertify(
         return padded[np.maximum(counts - (n - len(points)), 0)]
 
     return Bounds(radius(fewest), radius(most))
+
+
+def check_radii(radii: ArrayLike) -> Array:
+    """Return radii as an array; raise unless all are finite and at least 0."""
+    wanted = np.asarray(radii, dtype=float)
+    if not np.all(np.isfinite(wanted) & (wanted >= 0)):
+        raise ValueError(f"radii must be finite and at least 0, got {radii}")
+    return wanted
 
 
 def print_radii(radii: ArrayLike, digits: int = 3) -> Array:

@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
 from lipsmooth.intervals import Bounds, check_alpha, clopper_pearson_lower
-from lipsmooth.lattice import print_radii
+from lipsmooth.lattice import check_radii, print_radii
 from lipsmooth.radii import check_sigma
 
 Array = NDArray[np.float64]
@@ -51,7 +51,7 @@ def unexplained_rows(
     Guarantee: mono certificates from ``n`` samples at level ``alpha``, rounded to
     nearest, have 0 such rows. One row therefore refutes all of it together.
     """
-    values, images = np.unique(_check_radii(radii), return_counts=True)
+    values, images = np.unique(check_radii(radii), return_counts=True)
     # The counts that certify less than r at level alpha are binom.isf(alpha, n, p) in
     # number, with p = Phi(r / sigma): those whose tail under p exceeds the level.
     lower, upper = _cells(values[values > 0], digits)
@@ -169,13 +169,6 @@ def check_size(n: ArrayLike) -> NDArray[np.float64]:
     if not np.all((size >= 1) & (size == np.floor(size))):
         raise ValueError(f"n must be a whole number, at least 1, got {n}")
     return size
-
-
-def _check_radii(radii: ArrayLike) -> Array:
-    wanted = np.asarray(radii, dtype=float)
-    if not np.all(np.isfinite(wanted) & (wanted >= 0)):
-        raise ValueError(f"radii must be finite and at least 0, got {radii}")
-    return wanted
 
 
 def _cells(printed: Array, digits: int) -> tuple[Array, Array]:

@@ -51,13 +51,7 @@ def smoke_book():
 @pytest.fixture(scope="session")
 def browser():
     """Return the system's Chromium, driven without a window."""
-    from playwright.sync_api import sync_playwright
+    from browse import chromium
 
-    quiet = ["gpu", "quic", "background-networking", "component-update", "sync"]
-    arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{x}" for x in quiet)]
-    with sync_playwright() as driver:
-        chromium = driver.chromium.launch(
-            executable_path=shutil.which("chromium"), args=arguments
-        )
-        yield chromium
-        chromium.close()
+    with chromium() as running:
+        yield running

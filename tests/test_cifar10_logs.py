@@ -1,6 +1,5 @@
 """The committed logs of CIFAR-10: whole, consistent, and certified in seconds."""
 
-import json
 import os
 import re
 import shutil
@@ -16,14 +15,11 @@ from PIL import Image
 
 from lipsmooth.attacklogs import ATTACKS, read_attack_log
 from lipsmooth.decisions import certify_log
-from lipsmooth.evaluate import certified_accuracy
 from lipsmooth.logs import VOTES, read_log
-from lipsmooth.published import fetch_log, read_published
 from lipsmooth.scorelogs import SCORES, read_score_log
 
 FOLDER = ROOT / "notebooks" / "logs" / "cifar10"
 CHAPTER = ROOT / "notebooks" / "17_cifar10.md"
-PUBLISHED = ROOT / "shared" / "data" / "published-logs"
 LOGS = sorted(FOLDER.glob("*.jsonl"))
 READERS = {VOTES: read_log, SCORES: read_score_log, ATTACKS: read_attack_log}
 
@@ -94,20 +90,6 @@ def test_a_damaged_log_would_be_noticed(tmp_path):
     (tmp_path / "log.jsonl").write_bytes(text)
     with pytest.warns(UserWarning, match="damaged"):
         read(tmp_path / "log.jsonl")
-
-
-def test_the_published_figures_are_those_of_the_published_logs():
-    if not PUBLISHED.is_dir():
-        pytest.skip("no folder with the published logs")
-    source = CHAPTER.read_text()
-    lines = re.search(r"^published = \{\n(.*?)^\}", source, re.S | re.M)[1]
-    for sigma, shares in re.findall(r"([\d.]+): (\[.*?\])", lines):
-        name = f"cohen2019/cifar10/resnet110/noise_{float(sigma):.2f}/test"
-        name = f"{name}/sigma_{float(sigma):.2f}"
-        log = read_published(fetch_log(name, logs_dir=PUBLISHED))
-        at = 0.25 * np.arange(len(json.loads(shares)))
-        found = certified_accuracy(log["label"], log["predict"], log["radius"], at)
-        np.testing.assert_allclose(found, json.loads(shares), atol=1e-12)
 
 
 @pytest.mark.xdist_group("book")
