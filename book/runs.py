@@ -1,11 +1,12 @@
 """Remake the CIFAR-10 logs that chapter 17 reads: each run one command.
 
 python book/runs.py votes-0.50 --dataset cifar10
-python book/runs.py all --scale published --device cuda
+python book/runs.py all --scale published --device cuda --logs cifar10-logs
 
 A run trains the networks that it needs and does not find. Killed at any moment, the
 same command goes on from there. Networks stay in ``_build/runs``, logs go where the
-chapter looks for them.
+chapter looks for them; a network that is kept there, ``network-0.50.safetensors``, is
+taken before one is trained.
 """
 
 import argparse
@@ -50,6 +51,7 @@ SCALES = {
     },
 }  # fmt: skip
 SIGMAS = ("0.25", "0.50", "1.00")
+DENOISER = "denoiser.pt"  # in a command, for the path that is found
 MAPS = "hardmax softmax:0.25 softmax:1 sparsemax:0.5"
 
 
@@ -73,8 +75,7 @@ def runs(scale: dict) -> dict[str, tuple[str, str]]:
         )  # fmt: skip
         found[f"denoised-{s}"] = (
             "network-0.00",
-            f"sample {few} -n {scale['n_few']} --sigma {s} "
-            f"--denoiser {NETWORKS / 'denoiser.pt'}",
+            f"sample {few} -n {scale['n_few']} --sigma {s} --denoiser {DENOISER}",
         )
     for s in ("0.25", "0.50"):
         found[f"searched-{s}"] = (
@@ -88,10 +89,12 @@ def runs(scale: dict) -> dict[str, tuple[str, str]]:
     return found
 
 
-def train(name: str, scale: dict, rest: list[str]) -> Path:
-    """Train a network unless it is there, and return its checkpoint."""
+def train(name: str, scale: dict, rest: list[str], kept: Path) -> Path:
+    """Train a network unless it is here or among the kept; return its checkpoint."""
     path = NETWORKS / f"{name}.pt"
     if not path.exists():
+        if (kept / f"{name}.safetensors").exists():
+            return kept / f"{name}.safetensors"
         unfinished = path.with_suffix(".part")
         if name == "denoiser":
             command = ["train-denoiser", str(unfinished), *scale["denoiser"].split()]
@@ -126,13 +129,16 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := [name for name in names if name not in known]:
         parser.error(f"no run is called {unknown[0]}; there are {', '.join(known)}")
     scale = SCALES[options.scale]
+    if options.scale == "published" and any(options.logs.glob("network-*.safetensors")):
+        parser.error(f"{options.logs} holds a smaller scale; name another with --logs")
     rest = ["--dataset", options.dataset, "--device", options.device]
     NETWORKS.mkdir(parents=True, exist_ok=True)
     for name in names:
         network, command = runs(scale)[name]
         if "--denoiser" in command:
-            train("denoiser", scale, rest)
-        checkpoint = train(network, scale, rest)
+            denoiser = train("denoiser", scale, rest, options.logs)
+            command = command.replace(DENOISER, str(denoiser))
+        checkpoint = train(network, scale, rest, options.logs)
         first, *settings = command.split()
         log = options.logs / f"{name}.jsonl"
         call([first, str(checkpoint), str(log), *settings, *rest])

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "book"))
 import runs
 
 from lipsmooth.attacklogs import read_attack_log
+from lipsmooth.cli import main as lipsmooth
 from lipsmooth.logs import read_log
 from lipsmooth.options import parser
 from lipsmooth.scorelogs import read_score_log
@@ -45,6 +46,26 @@ def test_runs_train_what_they_need_and_log_what_they_say(folders):
     before = (folders / "votes-0.25.jsonl").read_bytes()
     runs.main(["votes-0.25", *where])  # nothing is left to do
     assert (folders / "votes-0.25.jsonl").read_bytes() == before
+
+
+def test_a_kept_network_is_taken_before_one_is_trained(folders, capsys):
+    where = ["--dataset", "digits", "--logs", str(folders)]
+    runs.main(["votes-0.25", *where])
+    trained, kept = (
+        folders / "networks/network-0.25.pt",
+        folders / "network-0.25.safetensors",
+    )
+    assert lipsmooth(["export", str(trained), str(kept)]) == 0
+    trained.unlink()
+    (folders / "votes-0.25.jsonl").rename(folders / "first")
+    runs.main(["votes-0.25", *where])
+    assert not trained.exists()
+    first, again = read_log(folders / "first"), read_log(folders / "votes-0.25.jsonl")
+    assert again.config == first.config
+    assert (again.counts_estimation == first.counts_estimation).all()
+    with pytest.raises(SystemExit):
+        runs.main(["votes-0.25", "--scale", "published", *where])
+    assert "name another with --logs" in capsys.readouterr().err
 
 
 def test_every_run_is_a_command_at_every_scale(folders):
