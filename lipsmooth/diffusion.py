@@ -148,10 +148,12 @@ def trained_denoiser(
     dataset_name: Pathlike,
     *,
     width: int = WIDTH,
+    light: bool = False,
     epochs: int = EPOCHS,
     batch_size: int = BATCH_SIZE,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
+    precision: str = "float32",
     device: str = "cpu",
     cache_dir: Pathlike | None = None,
     progress: bool = False,
@@ -162,9 +164,9 @@ def trained_denoiser(
     ----------
     dataset_name : str or path
         For `lipsmooth.data.load_dataset`.
-    width : int
+    width, light : int, bool
         For `lipsmooth.denoise.build_denoiser`; ``seed`` also sets the first weights.
-    epochs, batch_size, learning_rate, seed, device, progress
+    epochs, batch_size, learning_rate, seed, precision, device, progress
         As for `train_denoiser`.
     cache_dir : path, optional
         By default `lipsmooth.data.cache_folder`.
@@ -187,10 +189,10 @@ def trained_denoiser(
     dataset = load_dataset(dataset_name, "train")
     settings = {
         "epochs": epochs, "batch_size": batch_size, "seed": seed,
-        "learning_rate": float(learning_rate),
+        "learning_rate": float(learning_rate), "precision": precision,
     }  # fmt: skip
     key = {
-        **settings, "width": width, "dataset": dataset.digest(),
+        **settings, "width": width, "light": light, "dataset": dataset.digest(),
         "device": torch.device(device).type, "torch": str(torch.__version__),
         "diffusers": require("diffusers").__version__,
     }  # fmt: skip
@@ -198,7 +200,7 @@ def trained_denoiser(
     def train(unfinished: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = build_denoiser(dataset.shape, width=width)
+            network = build_denoiser(dataset.shape, width=width, light=light)
         train_denoiser(
             network, dataset, **settings, device=device, checkpoint=unfinished,
             progress=progress,

@@ -68,6 +68,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet20": partial(residual, depth=20),
     "resnet110": partial(residual, depth=110),
     "lipschitz": lipschitz_network,
+    "lipschitz-256": partial(lipschitz_network, width=256, hidden=3),
     **PUBLISHED,
 }
 """Functions ``(shape, num_classes) -> nn.Module`` by name; add your own."""

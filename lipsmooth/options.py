@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("checkpoint", help="file to write; resumed if it exists")
     _data_options(train, dataset="digits")
-    known = "cnn, resnet9, resnet9-16, resnet20, resnet110 or lipschitz (cnn)"
+    known = "cnn, resnet9, resnet9-16, resnet20, resnet110, lipschitz, lipschitz-256"
     train.add_argument("--arch", default="cnn", help=known)
     train.add_argument("--sigma", type=float, required=True, help="noise, 0 for none")
     train.add_argument("--epochs", type=int, default=60, help="(60)")

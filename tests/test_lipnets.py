@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import orthogonal
 
 from lipsmooth import inference
 from lipsmooth.data import load_dataset
 from lipsmooth.inference import optimized
-from lipsmooth.lipnets import SCALE, MaxMin, Scale, lipschitz_network
+from lipsmooth.lipnets import SCALE, Cayley, MaxMin, Scale, lipschitz_network
 from lipsmooth.models import (
     build_model,
     load_checkpoint,
@@ -67,6 +68,30 @@ def test_it_learns_the_digits_with_margins(trained):
     right = scores.argmax(dim=1) == y
     assert right.float().mean() > 0.95
     assert (right & (radius > 0.25)).float().mean() > 0.7
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (5, 5), (128, 64), (64, 300)])
+@pytest.mark.parametrize("spread", [0.01, 0.3, 3.0])
+def test_cayley_is_the_map_of_pytorch(shape, spread):
+    raw = spread * torch.randn(shape, dtype=torch.float64)
+    ours, k = Cayley()(raw), min(shape)
+    tall = ours if shape[0] >= shape[1] else ours.T
+    assert torch.allclose(tall.T @ tall, torch.eye(k, dtype=raw.dtype), atol=1e-9)
+    # PyTorch's is Cayley(A/2) of the skew A that it fills from the lower triangle.
+    layer = nn.Linear(shape[1], shape[0], bias=False).double()
+    theirs = orthogonal(layer, orthogonal_map="cayley", use_trivialization=False)
+    theirs.parametrizations.weight.original.data = 2 * raw
+    upper = (raw if shape[0] >= shape[1] else raw.T).clone()
+    upper[:k] = upper[:k].tril()
+    same = Cayley()(-upper if shape[0] >= shape[1] else -upper.T)
+    assert torch.allclose(theirs.weight, same, atol=1e-9)
+
+
+def test_low_precision_leaves_the_matrices_orthogonal(model):
+    with torch.autocast("cpu", torch.bfloat16):
+        scores, weight = model(torch.rand(4, 1, 8, 8)), model[1].weight
+    assert scores.dtype is torch.bfloat16, "control: the network is computed in it"
+    assert torch.allclose(weight.T @ weight, torch.eye(64), atol=1e-5)
 
 
 def test_maxmin_sorts_pairs():
