@@ -1,4 +1,4 @@
-"""The command line: train, sample, attack, certify, predict, analyze."""
+"""The command line: train, sample, margins, attack, certify, predict, analyze."""
 
 import argparse
 import sys
@@ -70,13 +70,15 @@ def _predict(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from lipsmooth.decisions import predict_log
+    from lipsmooth.marginlogs import MarginLog
     from lipsmooth.shards import read_shards
 
     log = read_shards(*options.log)
     predicted = predict_log(log, alpha=options.alpha)
     right = (predicted == log.label).astype(int)
     columns = {"idx": log.index, "label": log.label, "predict": predicted}
-    frame = pd.DataFrame({**columns, "correct": right, "alpha": options.alpha})
+    alpha = 0.0 if isinstance(log, MarginLog) else options.alpha
+    frame = pd.DataFrame({**columns, "correct": right, "alpha": alpha})
     _write_csv(frame, options)
     _report(frame)
 
@@ -132,7 +134,7 @@ def _report(frame: "pd.DataFrame") -> None:
     print(f"{len(frame)} images, {shares}", file=sys.stderr)
 
 
-_NETWORKS = "train", "train-denoiser", "export", "sample", "attack"
+_NETWORKS = "train", "train-denoiser", "export", "sample", "margins", "attack"
 _COMMANDS = {
     **dict.fromkeys(_NETWORKS, _run_network),
     "certify": _certify,

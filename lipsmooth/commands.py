@@ -1,19 +1,23 @@
-"""The commands that run networks: train, train-denoiser, sample, attack."""
+"""The commands that run networks: train, train-denoiser, sample, margins, attack."""
 
 import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from lipsmooth.attacking import sample_attacks
 from lipsmooth.data import Images, evenly_spaced, load_dataset
+from lipsmooth.decisions import predict_log
 from lipsmooth.denoise import build_denoiser
 from lipsmooth.diffusion import train_denoiser
 from lipsmooth.empirical import empirical_accuracy
+from lipsmooth.evaluate import certified_accuracy, round_down
 from lipsmooth.logs import VoteLog
+from lipsmooth.margins import sample_margins
 from lipsmooth.models import build_model, export_checkpoint
 from lipsmooth.moments import sample_moments
 from lipsmooth.noise_level import PRESETS
@@ -69,18 +73,24 @@ def _base(options: argparse.Namespace) -> tuple[nn.Module, Images, float]:
         sigma=options.sigma,
     )  # fmt: skip
     sigma = metadata.get("sigma") if options.sigma is None else options.sigma
-    name = options.dataset or metadata.get("dataset")
-    if sigma is None or name is None:
+    if sigma is None:
         raise ValueError(
             f"{options.checkpoint} names no default; give --sigma/--dataset"
         )
+    return model, _images(metadata, options), sigma
+
+
+def _images(metadata: dict, options: argparse.Namespace) -> Images:
+    name = options.dataset or metadata.get("dataset")
+    if name is None:
+        raise ValueError(f"{options.checkpoint} names no dataset; give --dataset")
     dataset = _dataset(name, options.split, options)
     wanted, found = (list(s) for s in (metadata.get("shape", ()), dataset.shape))
     if wanted and wanted != found:
         raise ValueError(
             f"{options.checkpoint} takes images of shape {wanted}, {name} has {found}"
         )
-    return model, dataset, sigma
+    return dataset
 
 
 def _dataset(name: str, split: str, options: argparse.Namespace) -> Images:
@@ -155,6 +165,27 @@ def _sample_searched(
     return sample_searched(model, dataset, path, search=search, **settings)
 
 
+def _margins(options: argparse.Namespace) -> None:
+    _check_device(options.device)
+    model, metadata = load_base(options.checkpoint, options.device)
+    dataset = _images(metadata, options)
+    log = sample_margins(
+        model, dataset, options.log, lipschitz=options.lipschitz,
+        indices=evenly_spaced(len(dataset), options.images),
+        batch_size=options.batch_size, precision=options.precision,
+        device=options.device, progress=not options.quiet,
+    )  # fmt: skip
+    found = log.certificates()
+    right = np.mean(predict_log(log, alpha=0) == log.label)
+    constant = f"Lipschitz constant {log.lipschitz:.6g} ({log.config['bound']})"
+    covered = "not covered" if log.config["rounding"] is None else "covered"
+    print(f"{options.log}: {len(log)} images, {constant}, rounding {covered}")
+    print(f"  {100 * right:5.1f} % right")
+    at = certified_accuracy(log.label, found.prediction, found.radius, options.radii)
+    for radius, share in zip(options.radii, 100 * at, strict=True):
+        print(f"  {round_down(share, 1):5.1f} % certified within {radius:g}")
+
+
 def _attack(options: argparse.Namespace) -> None:
     model, dataset, sigma = _base(options)
     log = sample_attacks(
@@ -190,6 +221,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "train-denoiser": _train_denoiser,
     "export": _export,
     "sample": _sample,
+    "margins": _margins,
     "attack": _attack,
 }
 """What carries out which command, given its options."""

@@ -2,7 +2,8 @@
 
 A fixed-``n`` bound is a statement about a number of votes that the votes had no say
 in. Where they had, only bounds that hold at every look certify. In the same way, a
-certificate from scores is for a map that these scores had no say in.
+certificate from scores is for a map that these scores had no say in. A log of margins
+leaves nothing to chance.
 """
 
 import numpy as np
@@ -10,49 +11,53 @@ from numpy.typing import NDArray
 
 from lipsmooth.certify import ABSTAIN, Certificates, certify_counts, predict_counts
 from lipsmooth.logs import VoteLog
+from lipsmooth.marginlogs import MarginLog
 from lipsmooth.scorelogs import ScoreLog, SimplexMap
 from lipsmooth.scores import certify_scores
 from lipsmooth.sequential import RULE, stopping_rule
 from lipsmooth.strategies import votes_of
 
 
-def default_strategy(log: VoteLog | ScoreLog) -> str:
+def default_strategy(log: VoteLog | ScoreLog | MarginLog) -> str:
     """Return ``"sequential"`` if sampling stopped early, else ``"max-upper"``.
 
-    For scores it is ``"lvmrs"``.
+    For scores under noise it is ``"lvmrs"``, for those without ``"margin"``.
     """
+    if isinstance(log, MarginLog):
+        return "margin"
     if isinstance(log, ScoreLog):
         return "lvmrs"
     return "max-upper" if log.decision is None else "sequential"
 
 
 def certify_log(
-    log: VoteLog | ScoreLog,
+    log: VoteLog | ScoreLog | MarginLog,
     *,
     alpha: float,
     strategy: str | None = None,
     randomize_seed: int | None = None,
     map: str | SimplexMap | None = None,
 ) -> Certificates:
-    """Certify the images of a vote log or a score log.
+    """Certify the images of a log.
 
     Parameters
     ----------
-    log : VoteLog or ScoreLog
-        See `lipsmooth.logs.read_log` and `lipsmooth.scorelogs.read_score_log`.
+    log : VoteLog, ScoreLog or MarginLog
+        See `lipsmooth.shards.read_shards`.
     alpha : float
-        Total failure probability per image, in (0, 1).
+        Total failure probability per image, in (0, 1). Of no effect on a margin log,
+        whose certificates do not fail at random.
     strategy : str, optional
         For scores one of those of `lipsmooth.scores.certify_scores`. For votes one of
         `lipsmooth.certify.STRATEGIES`, or, for a log that was sampled with a target
         radius, ``"sequential"``: that radius where it was decided to be reached, else
         `ABSTAIN`. Of the others only ``"anytime"`` suits such a log: a radius for
-        each image at any level, decided or not. By default that of
-        `default_strategy`.
+        each image at any level, decided or not. A margin log takes none but
+        ``"margin"``. By default that of `default_strategy`.
     randomize_seed : int, optional
         For randomised bounds, see `lipsmooth.certify.certify_counts`. The coins of
         an image follow from this seed and its index in the log. Not for
-        ``"sequential"`` and ``"anytime"``, nor for scores.
+        ``"sequential"`` and ``"anytime"``, nor for scores or margins.
     map : str or SimplexMap, optional
         Which map of a score log to certify; needed if the log has several, and to be
         named without a look at these images.
@@ -74,9 +79,19 @@ def certify_log(
     Guarantee: for each image, with probability at least ``1 - alpha`` over the
     estimation samples (and the coins), either the prediction is `ABSTAIN` or the
     smoothed classifier returns the prediction everywhere in the open L2 ball of the
-    radius; also where the votes themselves ended the sampling.
+    radius; also where the votes themselves ended the sampling. For a margin log that of
+    `lipsmooth.marginlogs.certify_margins`.
     """
     strategy = strategy or default_strategy(log)
+    if isinstance(log, MarginLog):
+        given = {"the seed": randomize_seed, "the map": map}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"a margin log has no noise: drop {name}")
+        if strategy != "margin":
+            what = f"strategy {strategy!r} is for votes or scores under noise"
+            raise ValueError(f"{what}; a margin log takes 'margin' alone")
+        return log.certificates()
     if isinstance(log, ScoreLog):
         if randomize_seed is not None:
             raise ValueError("scores take no coins: drop the seed")
@@ -129,16 +144,21 @@ def _certify_map(log: ScoreLog, alpha: float, strategy: str) -> Certificates:
     )  # fmt: skip
 
 
-def predict_log(log: VoteLog, *, alpha: float) -> NDArray[np.int64]:
+def predict_log(log: VoteLog | MarginLog, *, alpha: float) -> NDArray[np.int64]:
     """Predict by `lipsmooth.certify.predict_counts`, from a fixed number of votes.
+
+    From a margin log, whatever ``alpha``: the class with the largest score, or
+    `ABSTAIN` where there are two.
 
     Raises
     ------
     ValueError
         If the log stopped early, for the test counts on a fixed number, or holds
-        scores; or as for
-        `lipsmooth.certify.predict_counts`.
+        scores under noise; or as for `lipsmooth.certify.predict_counts`.
     """
+    if isinstance(log, MarginLog):
+        best = log.scores == log.scores.max(axis=1, keepdims=True)
+        return np.where(best.sum(axis=1) == 1, best.argmax(axis=1), ABSTAIN)
     if isinstance(log, ScoreLog):
         raise ValueError("prediction needs votes, but this is a log of scores")
     if log.decision is not None:

@@ -8,6 +8,10 @@ From nothing to a table of certified accuracy, about a minute on a laptop:
   python -m lipsmooth sample digits.pt votes.jsonl --n 10000 --images 100
   python -m lipsmooth certify votes.jsonl --alpha 0.001 --out certificates.csv
   python -m lipsmooth analyze digits=certificates.csv --plot curves.png
+A network that is Lipschitz by construction needs no noise:
+  python -m lipsmooth train lipschitz.pt --arch lipschitz --sigma 0
+  python -m lipsmooth margins lipschitz.pt margins.jsonl
+  python -m lipsmooth certify margins.jsonl --out certificates.csv
 Is the radius at least 0.5? Each image stops as soon as its votes have decided:
   python -m lipsmooth sample digits.pt decided.jsonl --target-radius 0.5
 Two workers, each with a shard of the log; the other commands read them together:
@@ -128,6 +132,25 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _run_options(sample, batch_size=1000)
 
+    margins = command(
+        "margins", "score clean images of a Lipschitz network, into a log",
+        "lipschitz.pt margins.jsonl --dataset digits",
+    )  # fmt: skip
+    _image_options(margins)
+    margins.add_argument(
+        "--lipschitz", type=float, metavar="L",
+        help="constant of the score vector (the product of the layers' constants)",
+    )  # fmt: skip
+    margins.add_argument(
+        "--precision", default="float64",
+        help="or float32, for a network so deployed; rounding costs radius (float64)",
+    )  # fmt: skip
+    margins.add_argument(
+        "--radii", type=float, nargs="+", default=[0.0, 0.1, 0.25, 0.5, 1.0],
+        help="to print the certified accuracy at (0 0.1 0.25 0.5 1)",
+    )  # fmt: skip
+    _run_options(margins, batch_size=1000, seed=False)
+
     attack = command(
         "attack", "attack the smoothed classifier at growing radii, into a log",
         "digits.pt attacks.jsonl --images 100 --radii 0 0.25 0.5 1",
@@ -151,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
     _run_options(attack, batch_size=1000)
 
     certify = command(
-        "certify", "turn a log of votes or scores into certified radii",
+        "certify", "turn a log of votes, scores or margins into certified radii",
         "votes.jsonl --alpha 0.001 --out certificates.csv",
     )  # fmt: skip
     certify.add_argument("log", nargs="+", help=_LOG)
@@ -159,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
     certify.add_argument("--out", default="-", help="CSV file (standard output)")
 
     predict = command(
-        "predict", "predict the smoothed class, or abstain, from a vote log",
+        "predict", "predict the class, or abstain, from a log of votes or margins",
         "votes.jsonl --alpha 0.001",
     )  # fmt: skip
     predict.add_argument("log", nargs="+", help=_LOG)
@@ -171,7 +194,7 @@ def parser() -> argparse.ArgumentParser:
         "small=a.csv large=b.csv --radii 0 0.5 1 --format latex --plot curves.png",
     )  # fmt: skip
     analyze.add_argument(
-        "files", nargs="+", metavar="NAME=FILE", help="certificates or votes"
+        "files", nargs="+", metavar="NAME=FILE", help="certificates or a log"
     )
     analyze.add_argument("--radii", type=float, nargs="+", default=RADII, metavar="R")
     formats = "markdown", "latex", "csv"
@@ -203,20 +226,24 @@ def _loss_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _base_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint",
-        help="written by train or export, or published by Cohen et al. or MACER, or a "
-        "transformers folder",
-    )  # fmt: skip
+    _image_options(parser)
     parser.add_argument(
         "--denoiser", metavar="FILE",
         help="written by train-denoiser, or cifar10_uncond_50M_500K.pt, or a diffusers "
         "folder: denoise each noisy image before it is classified",
     )  # fmt: skip
+    parser.add_argument("--sigma", type=float, help="noise (that of training)")
+
+
+def _image_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint",
+        help="written by train or export, or published by Cohen et al. or MACER, or a "
+        "transformers folder",
+    )  # fmt: skip
     parser.add_argument("log", help="log to write or to resume")
     _data_options(parser, dataset=None)
     parser.add_argument("--split", default="test", help="train or test (test)")
-    parser.add_argument("--sigma", type=float, help="noise (that of training)")
     parser.add_argument("--images", type=int, help="this many, evenly spaced (all)")
 
 
@@ -232,25 +259,30 @@ def _data_options(parser: argparse.ArgumentParser, dataset: str | None) -> None:
     )  # fmt: skip
 
 
-def _run_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
+def _run_options(
+    parser: argparse.ArgumentParser, batch_size: int, *, seed: bool = True
+) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=batch_size, help=f"({batch_size})"
     )
-    parser.add_argument("--seed", type=int, default=0, help="(0)")
+    if seed:
+        parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--device", default="cpu", help="such as cuda (cpu)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _level_options(parser: argparse.ArgumentParser, *, strategy: bool) -> None:
     parser.add_argument(
-        "--alpha", type=float, default=0.001, help="failure probability (0.001)"
-    )
+        "--alpha", type=float, default=0.001,
+        help="failure probability (0.001); for margins always 0",
+    )  # fmt: skip
     if strategy:
         parser.add_argument(
             "--strategy",
             help="mono, bonferroni, cpm, max-upper, planned, anytime, or, for votes "
             "sampled with a target radius, sequential or anytime "
-            "(max-upper or sequential); for scores lvmrs, mono or planned (lvmrs)",
+            "(max-upper or sequential); for scores lvmrs, mono or planned (lvmrs); "
+            "none for margins",
         )  # fmt: skip
         parser.add_argument(
             "--map", help="of a score log with several: the one to certify, chosen "

@@ -125,7 +125,7 @@ def prepare(
     """
     check_settings(sigma=sigma, n0=n0, n=n, batch_size=batch_size)
     open_stream((), seed=seed, index=0, device="cpu", sigma=sigma, levels=levels)
-    wanted, place = _find_images(dataset, indices), torch.device(device)
+    wanted, place = find_images(dataset, indices), torch.device(device)
     check_precision(precision, place)
     module = isinstance(base_classifier, nn.Module)
     fast = fast and module
@@ -133,17 +133,12 @@ def prepare(
         raise ValueError(f"precision {precision} needs a module and fast=True")
     if compiled:
         _check_compilation(place, fast)
-    parts = base_classifier.parts() if hasattr(base_classifier, "parts") else {}
     config = {
-        "dataset": dataset.name, "split": dataset.split, "data": dataset.digest(),
-        "num_classes": len(dataset.classes),
-        "model": weights_digest(base_classifier.to(place)) if module else None, **parts,
+        **describe(base_classifier, dataset, place),
         "sigma": float(sigma), "n0": int(n0), "n": int(n), "seed": int(seed),
         "rng": "numpy-sfc64" if place.type == "cpu" else f"torch-{place.type}",
         "chunk": CHUNK, "precision": arithmetic(place, precision), "folded": fast,
     }  # fmt: skip
-    if dataset.preparation:
-        config["preparation"] = dataset.preparation
     if compiled:  # rounds otherwise, so that a close vote can go the other way
         config["compiled"] = True
     if levels is not None:  # pixels, noise and their sum are whole numbers of steps
@@ -153,6 +148,19 @@ def prepare(
             base_classifier, precision=precision, compiled=compiled
         )
     return Run(base_classifier, dataset, wanted, place, config)
+
+
+def describe(base_classifier: Classifier, dataset: Images, place: torch.device) -> dict:
+    """Return what a log says about a classifier, moved to a device, and its images."""
+    module = isinstance(base_classifier, nn.Module)
+    parts = base_classifier.parts() if hasattr(base_classifier, "parts") else {}
+    prepared = {"preparation": dataset.preparation} if dataset.preparation else {}
+    return {
+        "dataset": dataset.name, "split": dataset.split, "data": dataset.digest(),
+        "num_classes": len(dataset.classes),
+        "model": weights_digest(base_classifier.to(place)) if module else None,
+        **parts, **prepared,
+    }  # fmt: skip
 
 
 def arithmetic(device: torch.device, wanted: str) -> str:
@@ -170,7 +178,8 @@ def check_settings(*, sigma: float, **counts: int) -> None:
         check_whole(name, value, least=0 if name == "start" else 1)
 
 
-def _find_images(dataset: Images, indices: ArrayLike | None) -> NDArray[np.int64]:
+def find_images(dataset: Images, indices: ArrayLike | None) -> NDArray[np.int64]:
+    """Return the positions asked for, all by default; ValueError if there is none."""
     wanted = np.asarray(range(len(dataset)) if indices is None else indices)
     if wanted.dtype.kind not in "iu":
         raise ValueError(f"indices must be whole numbers, got {wanted.dtype} values")

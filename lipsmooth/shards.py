@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lipsmooth.logs import VoteLog, read_log
+from lipsmooth.marginlogs import MARGINS, MarginLog, read_margin_log
 from lipsmooth.records import Pathlike
 from lipsmooth.scorelogs import SCORES, ScoreLog, read_score_log
 
@@ -47,8 +48,8 @@ def shard_path(path: Pathlike, rank: int, world: int) -> Path:
     return Path(path if world == 1 else f"{path}.{rank}-of-{world}")
 
 
-def read_shards(*paths: Pathlike) -> VoteLog | ScoreLog:
-    """Read a vote log or a score log, whether one worker wrote it or several.
+def read_shards(*paths: Pathlike) -> VoteLog | ScoreLog | MarginLog:
+    """Read a log to certify, whether one worker wrote it or several.
 
     Parameters
     ----------
@@ -58,8 +59,8 @@ def read_shards(*paths: Pathlike) -> VoteLog | ScoreLog:
 
     Returns
     -------
-    VoteLog or ScoreLog
-        Which of the two is for the files to say. All their images, sorted by index.
+    VoteLog, ScoreLog or MarginLog
+        Which of them is for the files to say. All their images, sorted by index.
 
     Raises
     ------
@@ -111,13 +112,17 @@ def find_files(*paths: Pathlike) -> list[Path]:
     return [Path(file) for file in found]
 
 
-def _read(file: Path) -> VoteLog | ScoreLog:
+def _read(file: Path) -> VoteLog | ScoreLog | MarginLog:
     with open(file, "rb") as opened:
         start = opened.read(100)
-    return read_score_log(file) if start and SCORES.begins(start) else read_log(file)
+    if start and SCORES.begins(start):
+        return read_score_log(file)
+    return read_margin_log(file) if start and MARGINS.begins(start) else read_log(file)
 
 
-def _merge(logs: dict[Path, VoteLog | ScoreLog]) -> VoteLog | ScoreLog:
+def _merge(
+    logs: dict[Path, VoteLog | ScoreLog | MarginLog],
+) -> VoteLog | ScoreLog | MarginLog:
     files, parts = list(logs), list(logs.values())
     first = parts[0]
     for file, log in logs.items():

@@ -1,4 +1,4 @@
-"""Certificates as tables: made from a vote log, read from a file, typeset."""
+"""Certificates as tables: made from a log, read from a file, typeset."""
 
 import io
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from lipsmooth.certify import ABSTAIN
 from lipsmooth.decisions import certify_log, default_strategy, map_of
 from lipsmooth.evaluate import round_down
 from lipsmooth.logs import Pathlike, VoteLog
+from lipsmooth.marginlogs import MarginLog
 from lipsmooth.published import is_published, read_published, read_published_votes
 from lipsmooth.scorelogs import ScoreLog, SimplexMap
 from lipsmooth.shards import read_shards
@@ -20,18 +21,18 @@ _NEEDED = ["label", "predict", "radius"]
 
 
 def certificate_table(
-    log: VoteLog | ScoreLog,
+    log: VoteLog | ScoreLog | MarginLog,
     *,
     alpha: float,
     strategy: str | None = None,
     randomize_seed: int | None = None,
     map: str | SimplexMap | None = None,
 ) -> pd.DataFrame:
-    """Certify every image of a vote log or a score log.
+    """Certify every image of a log.
 
     Parameters
     ----------
-    log : VoteLog or ScoreLog
+    log : VoteLog, ScoreLog or MarginLog
         See `lipsmooth.shards.read_shards`.
     alpha, strategy, randomize_seed, map
         See `lipsmooth.decisions.certify_log`.
@@ -43,7 +44,8 @@ def certificate_table(
         ``correct`` (0 or 1), ``p_a_lower``, ``p_b_upper``, ``sigma``, ``n`` (its
         estimation samples), ``alpha``, ``strategy``, for scores the ``map`` and, where
         coins were tossed, ``randomize_seed``: all that a certificate depends on beside
-        the log.
+        the log. Of a margin log ``sigma``, ``n`` and ``alpha`` are 0, the bounds NaN,
+        and ``lipschitz`` is the constant.
 
     Raises
     ------
@@ -57,7 +59,13 @@ def certificate_table(
     found = certify_log(
         log, alpha=alpha, strategy=strategy, randomize_seed=randomize_seed, map=map
     )
-    scores = isinstance(log, ScoreLog)
+    if isinstance(log, MarginLog):
+        sampled = {"sigma": 0.0, "n": 0, "alpha": 0.0}
+    elif isinstance(log, ScoreLog):
+        sampled = {"sigma": log.config["sigma"], "n": log.n, "alpha": alpha}
+    else:
+        n = log.counts_estimation.sum(axis=1)
+        sampled = {"sigma": log.sigma, "n": n, "alpha": alpha}
     table = pd.DataFrame(
         {
             "idx": log.index,
@@ -67,25 +75,25 @@ def certificate_table(
             "correct": (found.prediction == log.label).astype(int),
             "p_a_lower": found.p_a_lower,
             "p_b_upper": found.p_b_upper,
-            "sigma": log.config["sigma"] if scores else log.sigma,
-            "n": log.n if scores else log.counts_estimation.sum(axis=1),
-            "alpha": alpha,
+            **sampled,
             "strategy": strategy or default_strategy(log),
         }
     )
-    if scores:
+    if isinstance(log, MarginLog):
+        table["lipschitz"] = log.lipschitz
+    if isinstance(log, ScoreLog):
         table["map"] = str(map_of(log, map).maps[0])
     if randomize_seed is not None:
         table["randomize_seed"] = randomize_seed
     return table
 
 
-def settings_table(logs: Mapping[str, VoteLog | ScoreLog]) -> pd.DataFrame:
+def settings_table(logs: Mapping[str, VoteLog | ScoreLog | MarginLog]) -> pd.DataFrame:
     """Say what each log was sampled with, and what it cost.
 
     Parameters
     ----------
-    logs : mapping from name to VoteLog, ScoreLog or AttackLog
+    logs : mapping from name to VoteLog, ScoreLog, MarginLog or AttackLog
 
     Returns
     -------
