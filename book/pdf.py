@@ -16,6 +16,7 @@ import pypdfium2.raw as raw
 from bs4 import BeautifulSoup
 from execution import BuildError
 from finish import parse
+from pypdf import PdfWriter
 
 # What a page shows for the screen alone.
 SCREEN_ONLY = ".headerlink, .copybtn, script, button, details.above-input"
@@ -23,6 +24,7 @@ TITLE = "Lipschitz randomized smoothing"
 SUBTITLE = "A reproducibility book"
 # Inside the margins of book/_static/print.css, in CSS pixels.
 COLUMN = round((210 - 2 * 18) / 25.4 * 96)
+OUTLINE = "contents-part", "contents-chapter", "contents-section"
 HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 
 
@@ -55,6 +57,7 @@ def make_pdf(browser, html_dir, parts, output, *, edition=""):
     number_contents(soup, output)
     source.write_text(str(soup), encoding="utf-8")
     print_pages(browser, source, output)
+    add_bookmarks(soup, output)
     return output
 
 
@@ -173,6 +176,26 @@ def number_contents(soup, printed):
         line.find(class_="contents-page").string = str(pages[target])
 
 
+def add_bookmarks(soup, printed):
+    """Give a printed document an outline of parts, chapters and sections."""
+    with pypdfium2.PdfDocument(printed) as document:
+        pages = destinations(document)
+    writer, above = PdfWriter(clone_from=printed), [None]
+    for line in soup.select("#contents .contents-part, #contents li"):
+        depth = OUTLINE.index(line["class"][0])
+        target = line.find("a") or line.find_next("a")
+        text = (line if line.name == "h3" else target).get_text().strip()
+        text = re.sub(r"\\[()]", "", text).replace(r"\sigma", "σ")  # formulas
+        page = pages[target["href"][1:]] - 1
+        del above[depth + 1 :]
+        above += [above[-1]] * (depth + 1 - len(above))  # no part above a chapter
+        item = writer.add_outline_item(text, page, parent=above[-1], is_open=depth < 1)
+        above.append(item)
+    writer.page_mode = "/UseOutlines"
+    writer.add_metadata({"/Title": TITLE})
+    writer.write(printed)
+
+
 def print_pages(browser, source, output):
     """Print a document; raise `BuildError` if something reaches over the margin."""
     page = browser.new_page(viewport={"width": COLUMN, "height": 1000})
@@ -188,7 +211,7 @@ def print_pages(browser, source, output):
     if wide:
         raise BuildError("wider than the printed page:\n" + "\n".join(wide))
     options = {"prefer_css_page_size": True, "print_background": True}
-    # Chromium does not come to an end with an outline or tags for the whole book.
+    # With an outline or tags, Chromium does not come to an end for the whole book.
     page.pdf(path=str(output), outline=False, tagged=False, **options)
     page.close()
 

@@ -28,6 +28,10 @@ SCALES = {
             "--arch resnet9-16 --epochs 24 --batch-size 256 --learning-rate 0.005 "
             "--precision bfloat16 --channels-last --augmentation crop-flip"
         ),
+        "lipschitz": (
+            "--arch lipschitz-256 --epochs 16 --batch-size 256 --learning-rate 0.003 "
+            "--augmentation crop-flip"
+        ),
         "denoiser": (
             "--light --width 16 --epochs 6 --batch-size 64 --learning-rate 0.002 "
             "--precision bfloat16"
@@ -41,6 +45,10 @@ SCALES = {
             "--arch resnet9 --epochs 120 --batch-size 512 --learning-rate 0.004 "
             "--precision bfloat16 --channels-last --augmentation crop-flip --compile"
         ),
+        "lipschitz": (
+            "--arch lipschitz-256 --epochs 60 --batch-size 512 --learning-rate 0.003 "
+            "--augmentation crop-flip"
+        ),
         "denoiser": (
             "--width 128 --epochs 500 --batch-size 256 --learning-rate 3e-4 "
             "--precision bfloat16"
@@ -53,6 +61,7 @@ SCALES = {
 SIGMAS = ("0.25", "0.50", "1.00")
 DENOISER = "denoiser.pt"  # in a command, for the path that is found
 MAPS = "hardmax softmax:0.25 softmax:1 sparsemax:0.5"
+SOFT = "hardmax sparsemax:0.25 sparsemax:0.5 sparsemax:1 sparsemax:2"
 
 
 def runs(scale: dict) -> dict[str, tuple[str, str]]:
@@ -83,7 +92,12 @@ def runs(scale: dict) -> dict[str, tuple[str, str]]:
         )  # fmt: skip
     for s in SIGMAS:
         found[f"lipschitz-{s}"] = (
-            f"lipschitz-network-{s}", f"sample {votes} -n {scale['n']}",
+            f"lipschitz-network-{s}",
+            f"sample --n0 100 --images {scale['images']} -n {scale['n']} --maps {SOFT}",
+        )  # fmt: skip
+    for s in ("0.00", *SIGMAS):
+        found[f"margins-{s}"] = (
+            f"lipschitz-network-{s}", f"margins --images {scale['images']}",
         )  # fmt: skip
     found["attack-0.50"] = "network-0.50", f"attack --images {scale['few']}"
     return found
@@ -100,9 +114,8 @@ def train(name: str, scale: dict, rest: list[str], kept: Path) -> Path:
             command = ["train-denoiser", str(unfinished), *scale["denoiser"].split()]
         else:
             sigma = name.rpartition("-")[2]
-            arch = ["--arch", "lipschitz"] if "lipschitz" in name else []
-            settings = scale["train"].split()
-            command = ["train", str(unfinished), "--sigma", sigma, *settings, *arch]
+            recipe = scale["lipschitz" if "lipschitz" in name else "train"].split()
+            command = ["train", str(unfinished), "--sigma", sigma, *recipe]
         call([*command, *rest])
         shutil.move(unfinished, path)
     return path

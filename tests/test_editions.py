@@ -192,6 +192,18 @@ def test_the_contents_of_the_pdf_name_the_right_pages(printed):
 
 
 @pytest.mark.browser
+def test_the_bookmarks_of_the_pdf_lead_to_their_headings(printed):
+    marks = list(printed.get_toc())
+    assert {mark.level for mark in marks} == {0, 1, 2}
+    parts = [mark.get_title() for mark in marks if mark.level == 0]
+    assert "A part" in parts
+    for mark in marks:
+        page = printed[mark.get_dest().get_index()]
+        text = " ".join(page.get_textpage().get_text_range().split())
+        assert mark.get_title()[-20:] in text
+
+
+@pytest.mark.browser
 def test_nothing_in_the_pdf_leaves_its_page(printed):
     images = 0
     for page in printed:
