@@ -114,8 +114,9 @@ def failure_probability(
 
     Parameters
     ----------
-    certified : array_like, shape (outcomes,)
+    certified : array_like, shape (outcomes,) or (rules, outcomes)
         Radius that a rule certifies at each outcome; 0 or less where it abstains.
+        Several rules share the work of the probabilities.
     counts : array_like, shape (outcomes, classes)
         All outcomes, from `all_counts`.
     p : array_like, shape (classes,) or (points, classes)
@@ -125,21 +126,23 @@ def failure_probability(
 
     Returns
     -------
-    ndarray, shape () or (points,)
+    ndarray, shape (), (points,), (rules,) or (rules, points)
         Exact, up to rounding. The true radius is that of
         `lipsmooth.radii.radius_multi` at ``p``, so the failure is against the
         tightest radius that class probabilities allow.
     """
-    votes, rule = np.asarray(counts), np.asarray(certified, dtype=float)
+    votes, rules = np.asarray(counts), np.asarray(certified, dtype=float)
     points = np.atleast_2d(np.asarray(p, dtype=float))
-    result = np.empty(len(points))
+    result = np.empty((*rules.shape[:-1], len(points)))
     block = max(1, 20_000_000 // len(votes))
     for start in range(0, len(points), block):
-        part = points[start : start + block]
-        truth = true_radius(part, sigma=sigma)[:, np.newaxis]
-        wrong = (rule > 0) & (rule > truth)
-        result[start : start + block] = (multinomial_pmf(votes, part) * wrong).sum(1)
-    return result if np.ndim(p) == 2 else result[0]
+        part = slice(start, start + block)
+        # An abstention is beyond no radius, and no radius is below 0.
+        truth = np.maximum(true_radius(points[part], sigma=sigma), 0)[:, np.newaxis]
+        pmf = multinomial_pmf(votes, points[part])
+        for rule in np.ndindex(rules.shape[:-1]):
+            result[rule][part] = (pmf * (rules[rule] > truth)).sum(axis=1)
+    return result if np.ndim(p) == 2 else result[..., 0]
 
 
 def bounds_over_coins(

@@ -58,6 +58,12 @@ def test_failure_probability_is_the_sum_over_outcomes():
         alone = failure_probability(certified, counts, p, sigma=0.5)
         assert alone == pytest.approx(value, rel=1e-12)
     assert ours[2] == 0, "an infinite true radius cannot be exceeded"
+    rules = np.stack([certified, -certified])
+    both = failure_probability(rules, counts, points, sigma=0.5)
+    assert both.shape == (2, 3)
+    np.testing.assert_array_equal(both[0], ours)
+    other = failure_probability(-certified, counts, points[1], sigma=0.5)
+    assert both[1, 1] == pytest.approx(other, rel=1e-12)
 
 
 def test_failure_with_coins_is_the_mean_over_all_pairs_of_coins():
