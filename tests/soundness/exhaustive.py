@@ -18,7 +18,7 @@ from lipsmooth.scores import certify_scores
 from lipsmooth.sequential import boundaries, course, schedule
 from lipsmooth.strategies import SPLITS, _bounds, strongest_rival
 
-ALPHAS = (0.01, 0.05, 0.2)
+ALPHAS = {2: (0.01, 0.05, 0.2), 3: (0.01, 0.05, 0.2), 4: (0.05,)}  # by classes
 GRID = {2: 1000, 3: 36, 4: 12}
 SELECTED = 5  # selection votes, in all ways
 VALUES = np.array([0.0, 0.5, 1.0])  # scores whose moments are listed
@@ -101,13 +101,13 @@ def of_votes(classes: int, largest: int, names=STRATEGIES) -> list[Worst]:
         counts = all_counts(n, classes)
         keys, rules = [], []
         for name in names:
-            for alpha in ALPHAS:
+            for alpha in ALPHAS[classes]:
                 rows = radii_of(name, counts, chosen, alpha)
                 keys += [(name, alpha)] * len(rows)
                 rules.extend(rows)
         for name, rule in OPEN.items() if names == STRATEGIES else ():
-            keys += [(name, alpha) for alpha in ALPHAS]
-            rules += [rule(counts, alpha) for alpha in ALPHAS]
+            keys += [(name, alpha) for alpha in ALPHAS[classes]]
+            rules += [rule(counts, alpha) for alpha in ALPHAS[classes]]
         failures = failure_probability(rules, counts, points, sigma=1.0)
         for key, row in zip(keys, failures, strict=True):
             worst, total = found.get(key, (None, 0))
@@ -140,7 +140,7 @@ def of_scores(largest: int) -> list[Worst]:
         pmf = multinomial_pmf(counts, points)
         for strategy in SCORE_STRATEGIES:
             for bound in SOFT_BOUNDS:
-                for alpha in ALPHAS:
+                for alpha in ALPHAS[2]:
                     got = certify_scores(
                         first, *moments, n, sigma=1.0, alpha=alpha, bound=bound,
                         strategy=strategy, variance_selection=0.1 * first,
@@ -160,7 +160,7 @@ def of_scores(largest: int) -> list[Worst]:
 
 def of_tests(n: int) -> Iterator[Worst]:
     """Yield the exact error of each side of a sequential test at its threshold."""
-    for alpha in ALPHAS:
+    for alpha in ALPHAS[2]:
         for side in ("accepted", "rejected"):
             errors = {
                 p: getattr(

@@ -350,7 +350,7 @@ def score_mutants() -> list[Mutant]:
                 run = under(names, partial(call, s=s))
                 found.append(Mutant(what, Trial(name, s, run)))
         for bound in ("bernstein", "hoeffding"):
-            s = Setting("ramp", 20, 4000, 0.05)
+            s = Setting("ramp", 20, 2000, 0.05)
             half = {"lipschitz": known("ramp", soft=True).lipschitz / 2}
             run = partial(of_scores, s=s, strategy=strategy, bound=bound, options=half)
             trial = Trial(f"scores, {strategy}, {bound}, Lipschitz", s, run)
