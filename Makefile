@@ -1,5 +1,5 @@
-# make book | slides | pdf | check-book | exercises | test | lint | format | clean | lock
-# | notebook; see CONTRIBUTING.md
+# make book | slides | pdf | check-book | exercises | test | soundness | lint | format
+# | clean | lock | notebook; see CONTRIBUTING.md
 PYTHON ?= python3
 PRESET ?= book
 EDITION ?= instructor
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book slides pdf check-book exercises test lint format clean lock notebook
+.PHONY: book slides pdf check-book exercises test soundness lint format clean lock notebook
 .DEFAULT_GOAL := book
 
 # The environment is made on the first call and again when a pin changes.
@@ -41,6 +41,10 @@ exercises: $(STAMP)
 # make test [T="tests/test_radii.py -k multi"]
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup $(T)
+
+# Every strategy against known truths, at length; writes notebooks/data/soundness.json.
+soundness: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soundness/run.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -152,7 +152,9 @@ class Workshop:
         logs = [*(root / "notebooks" / "logs").glob("**/*")]
         facts = (root / "notebooks" / "data").glob("**/*")
         measured = (root / "benchmarks").glob("*.json")
-        self.inputs = digest_files(root, [*module, *logs, *facts, *pins, *measured])
+        suite = (root / "tests" / "soundness").glob("*.py")
+        read = [*module, *logs, *facts, *pins, *measured, *suite]
+        self.inputs = digest_files(root, read)
         voting = [path for path in module if path.stem not in AFTER_VOTES]
         self.environment = {
             "LIPSMOOTH_CACHE": str(

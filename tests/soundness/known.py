@@ -126,8 +126,8 @@ class Layers(Known):
     @cached_property
     def radius(self) -> float:
         """Radius of the predicted class: the first change on either side."""
-        up = _walk(lambda s: self._along(self.at + s), self.sigma, self._span)
-        down = _walk(lambda s: self._along(self.at - s), self.sigma, self._span)
+        up = _walk(lambda s: self.along(self.at + s), self.sigma, self._span)
+        down = _walk(lambda s: self.along(self.at - s), self.sigma, self._span)
         return min(up, down)
 
     def classify(self, points: ArrayLike, rng: np.random.Generator) -> NDArray:
@@ -157,11 +157,12 @@ class Layers(Known):
         left, right = np.diff(ndtr(z)), -np.diff(ndtr(-z))
         return np.where(z[..., :-1] > 0, right, left)
 
-    def _along(self, where: ArrayLike) -> Array:
+    def along(self, where: ArrayLike) -> Array:
+        """Class probabilities under noise at other values of the coordinate."""
         return self._shares(np.asarray(where, float)) @ np.asarray(self.scores, float)
 
     def _probabilities(self) -> Array:
-        return self._along(self.at)
+        return self.along(self.at)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,8 +193,8 @@ class Shells(Known):
     @cached_property
     def radius(self) -> float:
         """Radius of the predicted class: by symmetry the first change on a ray."""
-        out = _walk(lambda s: self._along(self.at + s), self.sigma, self._span)
-        inner = _walk(lambda s: self._along(max(self.at - s, 0)), self.sigma, self.at)
+        out = _walk(lambda s: self.along(self.at + s), self.sigma, self._span)
+        inner = _walk(lambda s: self.along(max(self.at - s, 0)), self.sigma, self.at)
         return min(out, inner if inner <= self.at else np.inf)
 
     def classify(self, points: ArrayLike, rng: np.random.Generator) -> NDArray:
@@ -209,7 +210,8 @@ class Shells(Known):
     def _span(self) -> float:
         return float(np.max(self.borders)) + self.at
 
-    def _along(self, where: float) -> Array:
+    def along(self, where: float) -> Array:
+        """Class probabilities under noise at another distance from the centre."""
         squares = (np.asarray(self.borders) / self.sigma) ** 2
         law = (squares, self.dimension, (where / self.sigma) ** 2)
         below, above = np.r_[0, ncx2.cdf(*law), 1], np.r_[1, ncx2.sf(*law), 0]
@@ -217,7 +219,7 @@ class Shells(Known):
         return np.bincount(self.owners, weights=np.maximum(shares, 0))
 
     def _probabilities(self) -> Array:
-        return self._along(self.at)
+        return self.along(self.at)
 
 
 @dataclass(frozen=True, eq=False)
