@@ -20,7 +20,7 @@ from lipsmooth.strategies import SPLITS, _bounds, strongest_rival
 
 ALPHAS = {2: (0.01, 0.05, 0.2), 3: (0.01, 0.05, 0.2), 4: (0.05,)}  # by classes
 GRID = {2: 1000, 3: 36, 4: 12}
-SELECTED = 5  # selection votes, in all ways
+SELECTED = {2: 5, 3: 5, 4: 3}  # selection votes, in all ways, by classes
 VALUES = np.array([0.0, 0.5, 1.0])  # scores whose moments are listed
 SOFT_BOUNDS = ("bernstein", "hoeffding")  # clopper-pearson is for votes
 
@@ -96,7 +96,7 @@ OPEN = {
 def of_votes(classes: int, largest: int, names=STRATEGIES) -> list[Worst]:
     """Return the worst case of each strategy and level up to ``largest`` votes."""
     found, points = {}, truths(classes)
-    chosen = selections(SELECTED, classes)
+    chosen = selections(SELECTED[classes], classes)
     for n in range(1, largest + 1):
         counts = all_counts(n, classes)
         keys, rules = [], []
