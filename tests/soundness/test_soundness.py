@@ -6,7 +6,6 @@ from copy import deepcopy
 from unittest.mock import patch
 
 import exhaustive
-import numpy as np
 import pytest
 import run
 import trials
