@@ -142,7 +142,7 @@ def test_a_fault_is_told(part, change, message):
 def test_a_run_is_written_and_read_again(tmp_path):
     few = {"all_trials": lambda: TRIALS[:2], "mutants": lambda: QUICK[:1]}
     out = tmp_path / "deep" / "result.json"
-    with patch.multiple(run, **few, TOTAL=1200, MUTANT=50):
+    with patch.multiple(run, **few, TOTAL=1200, MUTANT=5):
         status = run.main(["--images", "500", "--largest-n", "2", "--out", str(out)])
     result = json.loads(out.read_text())
     assert status == 1, "the mutant has too few images to be caught"
