@@ -23,12 +23,16 @@ import yaml
 from build import Book
 from conftest import ROOT
 from execution import BuildError, Notebook
+from scipy.stats import binom, binomtest
 
+from lipsmooth.budget import least_votes
 from lipsmooth.certify import certify_counts
 from lipsmooth.denoise import matching_timestep
 from lipsmooth.empirical import outvoted
+from lipsmooth.grid import Grid
 from lipsmooth.intervals import clopper_pearson_lower, empirical_bernstein
-from lipsmooth.radii import radius_mono_exact
+from lipsmooth.lattice import counts_behind
+from lipsmooth.radii import max_radius, radius_mono_exact
 from lipsmooth.ramp import smoothed_lipschitz
 from lipsmooth.strategies import bucket_sizes, max_upper
 
@@ -51,6 +55,22 @@ def wrong_answers(stem):
     found = runpy.run_path(str(ROOT / "tests" / "wrong_answers" / f"{stem}.py"))
     functions = [f for f in found.values() if isinstance(f, FunctionType)]
     return [f for f in functions if f.__module__ == "<run_path>" and f.__doc__]
+
+
+def asked_for(assignment, mistake):
+    """Return the function that a wrong answer stands for: it has its arguments."""
+
+    def arguments(code):
+        return code.co_varnames[: code.co_argcount]
+
+    found = []
+    for name, question in assignment.questions().items():
+        environment = {}
+        exec(question["solution"].source, environment)
+        if arguments(environment[name].__code__) == arguments(mistake.__code__):
+            found.append(name)
+    (name,) = found
+    return name
 
 
 MISTAKES = [
@@ -128,7 +148,7 @@ def test_the_starter_code_does_not(made, assignment):
 @pytest.mark.parametrize(("assignment", "mistake"), MISTAKES)
 def test_a_likely_mistake_is_named(made, assignment, mistake):
     environment = defined(made / "solution" / f"{assignment.stem}.ipynb")
-    (name,) = assignment.questions()
+    name = asked_for(assignment, mistake)
     environment[name] = mistake
     path = made / "student" / f"{assignment.stem}.ipynb"
     passed, report = check(path, name, environment)
@@ -139,7 +159,8 @@ def test_a_likely_mistake_is_named(made, assignment, mistake):
 @each_assignment
 def test_three_mistakes_are_known_and_students_do_not_get_them(made, assignment):
     mistakes = wrong_answers(assignment.stem)
-    assert len(mistakes) >= 3
+    names = [asked_for(assignment, mistake) for mistake in mistakes]
+    assert all(names.count(name) >= 3 for name in assignment.questions())
     text = (made / "student" / f"{assignment.stem}.ipynb").read_text()
     assert not [m.__name__ for m in mistakes if f"def {m.__name__}" in text]
 
@@ -279,6 +300,52 @@ def test_timesteps_and_verdicts_are_those_of_the_module(made):
         assert broken(own, rival, 0.02) == outvoted([[own, rival]], [0], alpha=0.02)[0]
 
 
+def test_chances_and_differences_are_those_of_the_module_and_of_scipy(made):
+    chance = answer(made, "17_three_points", "chance")
+    for p, n, r, s in ((0.9, 100, 0.2, 0.25), (0.99, 1000, 0.5, 0.25), (1, 9, 1, 0.5)):
+        fewest = least_votes(r, n, sigma=s, alpha=0.01)
+        expected = binom.sf(fewest - 1, n, p)
+        assert chance(p, n, r, s, 0.01) == pytest.approx(expected)
+    p_value = answer(made, "17_three_points", "p_value")
+    first, second = np.random.default_rng(4).random((2, 60)) < [[0.7], [0.5]]
+    wins, losses = np.sum(first > second), np.sum(first < second)
+    expected = binomtest(int(wins), int(wins + losses)).pvalue
+    assert p_value(first, second) == pytest.approx(expected)
+
+
+def test_votes_behind_a_print_are_those_of_the_module(made):
+    behind = answer(made, "18_reading_a_row", "votes_behind")
+    for radius in (0.25, 0.5, 0.9, 0.955, 0.978):
+        found = counts_behind(radius, sigma=0.25, n=100_000, alpha=0.01)
+        assert behind(radius, 0.001, 0.25, 100_000, 0.01) == tuple(found)
+
+
+def test_noise_on_the_grid_is_that_of_the_module(made):
+    probability = answer(made, "20_grid_and_precision", "noise_probability")
+    grid = Grid(sigma=0.25, levels=16)
+    k = (np.arange(len(grid.pmf)) - len(grid.pmf) // 2)[1:-1]  # the ends hold tails
+    found = [probability(step, 0.25, 16) for step in k]
+    np.testing.assert_allclose(found, grid.pmf[1:-1], rtol=1e-9)
+
+
+@pytest.mark.statistical
+def test_the_error_of_looks_is_that_of_simulated_looks(made):
+    error = answer(made, "21_units_and_looks", "total_error")
+    votes = np.random.default_rng(5).binomial(50, 0.5, size=(20_000, 6)).cumsum(axis=1)
+    n = 50 * np.arange(1, 7)
+    stopped = (clopper_pearson_lower(votes, n, alpha=0.05) > 0.5).any(axis=1).sum()
+    assert binomtest(int(stopped), 20_000, error(6, 50, 0.05)).pvalue > 1e-3
+    assert binomtest(int(stopped), 20_000, error(5, 50, 0.05)).pvalue < 1e-3
+
+
+def test_impossible_entries_are_those_beyond_the_module(made):
+    impossible = answer(made, "22_proofreading", "impossible")
+    sigmas, radii = np.array([0.12, 0.5]), np.array([0.3, 0.38, 0.39, 1.5, 1.7])
+    beyond = radii > max_radius(10_000, sigma=sigmas, alpha=0.001)[:, np.newaxis]
+    found = impossible(np.full((2, 5), 0.1), sigmas, radii, 10_000, 0.001)
+    assert np.array_equal(found, beyond)
+
+
 # The chapters
 
 
@@ -311,9 +378,14 @@ def test_its_chapter_links_to_an_assignment(assignment):
     assert chapter.source.read_text(encoding="utf-8").count(link) == 1
 
 
-def test_the_first_sixteen_chapters_have_one():
-    numbers = {assignment.stem[:2] for assignment in ASSIGNMENTS}
-    assert numbers >= {f"{number:02d}" for number in range(1, 17)}
+def test_every_chapter_has_an_assignment():
+    numbers = [assignment.stem[:2] for assignment in ASSIGNMENTS]
+    assert numbers == [chapter.stem[:2] for chapter in CHAPTERS]
+
+
+def test_the_chapters_on_evidence_and_pitfalls_ask_two_questions():
+    last = [a for a in ASSIGNMENTS if a.stem[:2] >= "17"]
+    assert all(len(assignment.questions()) >= 2 for assignment in last)
 
 
 # Code that solutions only show
