@@ -1,22 +1,39 @@
 # make book | slides | pdf | check-book | exercises | test | soundness | lint | format
-# | clean | lock | notebook; see CONTRIBUTING.md
+# | clean | lock | notebook | venv | hashes | audit | sbom; see CONTRIBUTING.md
 PYTHON ?= python3
 PRESET ?= book
 EDITION ?= instructor
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+TOOLS := _build/tools
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: book slides pdf check-book exercises test soundness lint format clean lock notebook
+.PHONY: venv hashes audit sbom
 .DEFAULT_GOAL := book
 
-# The environment is made on the first call and again when a pin changes.
+# The environment is made on the first call and again when a pin changes. With LOCKED=1,
+# on Linux x86-64 with Python 3.11, it is emptied first and takes only wheels with the
+# hashes of requirements.lock; what is installed already pip would not compare with them.
+ifdef LOCKED
+STAMP := $(VENV)/.installed-locked
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: \
+	  -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+else
+STAMP := $(VENV)/.installed
 $(STAMP): requirements.txt constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.txt -c constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
+endif
+
+# make venv [LOCKED=1]
+venv: $(STAMP)
 
 # make book [PRESET=book|smoke|paper] [EDITION=instructor|student]
 book: $(STAMP)
@@ -62,7 +79,7 @@ format: $(STAMP)
 notebook: $(STAMP)
 	$(BIN)/python book/build.py notebook $(NOTEBOOK) $(P)
 
-# Resolves requirements.txt anew, in an environment of its own.
+# Resolves requirements.txt anew, in an environment of its own, and looks up the hashes.
 lock:
 	rm -rf _build/lock
 	$(PYTHON) -m venv _build/lock
@@ -71,6 +88,33 @@ lock:
 	  echo '# out: which of them are needed depends on the platform.' && \
 	  _build/lock/bin/python -m pip freeze | grep -vE '^(nvidia-|cuda-|triton==)' ) > constraints.txt
 	rm -rf _build/lock
+	$(MAKE) hashes
+
+# The same resolution with hashes, for one platform, whose CUDA wheels are part of it.
+hashes: $(TOOLS)/.installed
+	$(TOOLS)/bin/uv pip compile requirements.txt --constraint constraints.txt --quiet \
+	  --generate-hashes --only-binary :all: --no-header --no-annotate --no-config \
+	  --python-version 3.11.5 --python-platform x86_64-manylinux_2_28 \
+	  --output-file _build/requirements.lock
+	( echo '# The resolution of constraints.txt with the hashes of its wheels, written by `make lock`.' && \
+	  echo '# It holds for Linux x86-64 with Python 3.11, from 3.11.5; see `make venv LOCKED=1`.' && \
+	  cat _build/requirements.lock ) > requirements.lock
+
+# What looks at the environment is not part of it.
+$(TOOLS)/.installed: requirements-audit.txt
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+# Known vulnerabilities of what requirements.lock pins; asks a service on the network.
+audit: $(TOOLS)/.installed
+	$(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip \
+	  -r requirements.lock
+
+# The packages of the environment, as CycloneDX, checked against its schema.
+sbom: $(STAMP) $(TOOLS)/.installed
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-format JSON --validate --output-file _build/sbom.json $(BIN)/python
 
 clean:
 	rm -rf _build .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -9,7 +9,16 @@ import matplotlib
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "book"), str(ROOT / "book" / "_ext")]
+OFFLINE = str(ROOT / "tests" / "offline")
+sys.path[:0] = [str(ROOT / "book"), str(ROOT / "book" / "_ext"), OFFLINE]
+
+import offline  # noqa: E402  (it is found on the path that was just set)
+
+# Nothing here may use the network, children that run Python included.
+offline.install()
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [OFFLINE, *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 matplotlib.use("Agg")
 
