@@ -1,7 +1,8 @@
-"""Run every benchmark: python benchmarks/run.py [--quick].
+"""Run every benchmark: python benchmarks/run.py [--quick | --report-only].
 
-Writes results.json and report.md beside this file. Networks are timed in processes of
-their own, once per setting of the memory allocator, which is read at a process's start.
+Writes results.json and report.md beside this file, or with --report-only the report
+alone, from the results that are there. Networks are timed in processes of their own,
+once per setting of the memory allocator, which is read at a process's start.
 """
 
 import argparse
@@ -176,6 +177,12 @@ def report(results):
     return "\n".join(lines) + "\n"
 
 
+def write_report(folder):
+    """Render the results of a folder, and nothing else, into its report."""
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "report.md").write_text(report(results))
+
+
 def pick(row, keys):
     values = (row[key] for key in keys)
     return [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
@@ -188,13 +195,18 @@ def table(head, rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, for a test")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="tiny sizes, for a test")
+    how.add_argument("--report-only", action="store_true", help="measure nothing")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the results")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (1)")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         print(json.dumps(measure(**options.worker)))
+        return
+    if options.report_only:
+        write_report(options.out)
         return
     sizes = QUICK if options.quick else FULL
     results = {"machine": {**machine(), "threads": options.threads}, "networks": []}
@@ -210,7 +222,7 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, ensure_ascii=False)
     (options.out / "results.json").write_text(text + "\n")
-    (options.out / "report.md").write_text(report(results))
+    write_report(options.out)
 
 
 if __name__ == "__main__":

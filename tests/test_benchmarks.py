@@ -65,6 +65,39 @@ def test_the_committed_results_are_of_the_full_size():
     assert {row["classes"] for row in found["certifying"]} == {10, 1000}
 
 
+def test_the_committed_report_is_rendered_from_the_committed_results(
+    tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import run
+
+    def rendered(results):
+        (tmp_path / "results.json").write_text(results)
+        command = ["run.py", "--report-only", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", command)
+        run.main()
+        assert (tmp_path / "results.json").read_text() == results
+        return (tmp_path / "report.md").read_text().splitlines()
+
+    text = (ROOT / "benchmarks" / "results.json").read_text()
+    committed = (ROOT / "benchmarks" / "report.md").read_text().splitlines()
+    assert rendered(text) == committed
+    # The control: a number that is changed in the results changes in the report.
+    found = json.loads(text)
+    found["sound"][0]["votes"] += 1
+    pairs = zip(committed, rendered(json.dumps(found)), strict=True)
+    assert sum(before != after for before, after in pairs) == 1
+
+
+def test_the_committed_ratios_follow_from_the_committed_times(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import run
+
+    found = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    for case in found["networks"]:
+        assert run.network_ratios(case["seconds"]) == case["ratios"]
+
+
 def test_a_wrong_loop_would_be_noticed(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import counts
