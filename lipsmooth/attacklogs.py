@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lipsmooth.records import Kind, Pathlike, RecordWriter, find_rows, read_records
+from lipsmooth.logchecks import check_about, is_number, shown
+from lipsmooth.records import (
+    Kind,
+    Pathlike,
+    RecordWriter,
+    find_rows,
+    read_records,
+)
 
 CONFIGURED = ("num_classes", "sigma", "seed", "radii", "alpha")
 """What the configuration of an attack log holds."""
@@ -95,15 +102,18 @@ def read_attack_log(path: Pathlike) -> AttackLog:
 
 def _check_row(row: dict, config: dict, where: str) -> None:
     if not {"index", "label", "broken", "seconds"} <= row.keys():
-        raise ValueError(f"{where} is no row of an attack log: {str(row)[:60]}")
-    for name in ("index", "label"):
-        if type(row[name]) is not int:
-            raise ValueError(f"{where}: {name} is {str(row[name])[:60]!r}")
-    if type(row["seconds"]) not in (int, float):
-        raise ValueError(f"{where}: seconds is {str(row['seconds'])[:60]!r}")
+        raise ValueError(f"{where} is no row of an attack log: {shown(row)}")
+    check_about(row, where)
     if row["broken"] is not None and row["broken"] not in config["radii"]:
-        what = f"{str(row['broken'])[:60]!r} is none of the radii {config['radii']}"
+        what = f"{shown(row['broken'])!r} is none of the radii "
+        what += shown(config["radii"], 200)
         raise ValueError(f"{where}: {what}")
+
+
+def _check_config(config: dict) -> None:
+    radii = config["radii"]
+    if not isinstance(radii, list) or not all(map(is_number, radii)):
+        raise ValueError(f"radii must be a list of numbers, got {shown(radii)!r}")
 
 
 ATTACKS = Kind(
@@ -113,6 +123,7 @@ ATTACKS = Kind(
     data=("label", "broken"),
     check=_check_row,
     required=CONFIGURED,
+    check_config=_check_config,
 )
 """How the files of attack logs are told from others, and checked."""
 

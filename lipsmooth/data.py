@@ -8,13 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 from platformdirs import user_cache_dir
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets import CIFAR10
 from torchvision.transforms import CenterCrop, Compose, Resize
+
+from lipsmooth.pictures import list_pictures, read_picture
 
 SPLITS = ("train", "test")
 RESIDENT_BYTES = 4 * 2**30
@@ -142,17 +143,12 @@ class FolderImages(Images):
     def __init__(
         self, name: str, split: str, folder: Path, size: int | None = None
     ) -> None:
-        try:
-            listing = ImageFolder(folder)
-        except FileNotFoundError as error:
-            # No class folder at all, or one without an image; both are named.
-            raise ValueError(f"dataset {name!r}: {error}") from None
+        listing = list_pictures(folder, name)
         self.name, self.split, self.classes = name, split, listing.classes
         self.paths = [path for path, _ in listing.samples]
         self.labels = torch.as_tensor(listing.targets)
-        with Image.open(self.paths[0]) as first:
-            self.mode = "L" if first.mode in ("1", "L") else "RGB"
-            width, height = first.size
+        mode, (width, height) = read_picture(self.paths[0], lambda i: (i.mode, i.size))
+        self.mode = "L" if mode in ("1", "L") else "RGB"
         if size is not None:
             width = height = size
             self.preparation = {"resize": round(size * SCALED), "crop": size}
@@ -164,19 +160,23 @@ class FolderImages(Images):
 
     def _read(self, path: str, *, decode: bool = True) -> np.ndarray | None:
         """Decode one file; without ``decode`` look at its header alone."""
-        try:
-            with Image.open(path) as image:
-                if self.preparation:
-                    return np.asarray(self._prepare(image.convert(self.mode)))
-                if image.size != self.shape[:0:-1]:
-                    wide, high = image.size
-                    raise ValueError(
-                        f"{path} is {wide}×{high} pixels, the images before it are "
-                        f"{self.shape[2]}×{self.shape[1]}; all must have one size"
-                    )
-                return np.asarray(image.convert(self.mode)) if decode else None
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read as an image: {error}") from None
+        if self.preparation:
+            return read_picture(
+                path, lambda image: np.asarray(self._prepare(image.convert(self.mode)))
+            )
+        wanted = self.shape[:0:-1]
+
+        def pixels(image):
+            due = decode and image.size == wanted
+            return image.size, np.asarray(image.convert(self.mode)) if due else None
+
+        found, array = read_picture(path, pixels)
+        if found != wanted:
+            raise ValueError(
+                f"{path} is {found[0]}×{found[1]} pixels, the images before it are "
+                f"{wanted[0]}×{wanted[1]}; all must have one size"
+            )
+        return array
 
     def _digest_content(self, digest: "hashlib._Hash") -> None:
         # Names and sizes: reading every file of a large set would take minutes.
@@ -225,10 +225,10 @@ def load_dataset(
             through torchvision, downloaded once. Its order is that of the
             distributed files, classes mixed: published logs number images so.
         a folder
-            with ``train/<class>/*.png`` and ``test/<class>/*.png`` (or any other
-            format that Pillow reads; ``val`` serves for ``test``, as ImageNet has
-            it), or the classes directly, which is then a test set. Classes are
-            sorted by name, and within a class files by their path: image 0 is the
+            with ``train/<class>/*.png`` and ``test/<class>/*.png`` (or JPEG, PPM, BMP,
+            TIFF, WebP; ``val`` serves for ``test``, as ImageNet has it), or the classes
+            directly, which is then a test set. Classes are sorted by name, and within a
+            class files by their path: image 0 is the
             first of the first class. Published logs of ImageNet number images so;
             those of CIFAR-10 do not.
     split : {"train", "test"}

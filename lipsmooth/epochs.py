@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lipsmooth.data import Pathlike, cache_folder
 from lipsmooth.models import read_checkpoint, save_checkpoint
-from lipsmooth.weightfiles import SAFE
+from lipsmooth.weightfiles import SAFE, misfit
 
 
 def check_run(*, epochs: int, batch_size: int, learning_rate: float, seed: int) -> None:
@@ -120,11 +120,17 @@ def _resume(
                 f"checkpoint {checkpoint} was trained with {key} = "
                 f"{metadata.get(key)!r}, not {value!r}"
             )
+    history = metadata.get("history")
+    if not isinstance(history, list) or misfit(model.state_dict(), content["weights"]):
+        raise ValueError(f"checkpoint {checkpoint} has not the state of a run")
     model.load_state_dict(content["weights"])
-    for name, part in parts.items():
-        if content["training"] is not None:
+    for name, part in parts.items() if content["training"] is not None else ():
+        try:
             part.load_state_dict(content["training"][name])
-    return metadata["history"]
+        except Exception as error:  # PyTorch raises many kinds
+            what = f"has no state of the {name}: {type(error).__name__}"
+            raise ValueError(f"checkpoint {checkpoint} {what}") from None
+    return history
 
 
 def cached(

@@ -183,9 +183,12 @@ def read_facts(
     if path is None:
         path = FILE if FILE.exists() else Path("..") / FILE
     text = Path(path).read_text(encoding="utf-8")
-    found = pd.read_csv(io.StringIO(text), comment="#", index_col=[0, 1])
-    if list(found.index.names) != ["fact", "at"]:
-        raise ValueError(f"{path} is no file of facts: it begins {text[:40]!r}")
+    try:
+        found = pd.read_csv(io.StringIO(text), comment="#", index_col=["fact", "at"])
+        found = found.astype(float)
+    except (ValueError, LookupError, TypeError) as error:
+        what = f"it begins {text[:40]!r} ({type(error).__name__})"
+        raise ValueError(f"{path} is no file of facts: {what}") from None
     if not logs_dir:
         return found
     fresh = collect_facts(logs_dir)

@@ -11,7 +11,14 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lipsmooth.records import Kind, Pathlike, RecordWriter, find_rows, read_records
+from lipsmooth.logchecks import check_about, is_number, shown
+from lipsmooth.records import (
+    Kind,
+    Pathlike,
+    RecordWriter,
+    find_rows,
+    read_records,
+)
 
 Counts = NDArray[np.int64]
 
@@ -122,17 +129,30 @@ def read_log(path: Pathlike) -> VoteLog:
 def _check_row(row: dict, config: dict, where: str) -> None:
     """Raise unless a row is data, and has the votes that the configuration says."""
     if not {"index", "seconds", "label", "selection", "estimation"} <= row.keys():
-        raise ValueError(f"{where} is no row of votes: {str(row)[:60]}")
-    numbers = [row["index"], row["label"], row.get("decision", 0)]
+        raise ValueError(f"{where} is no row of votes: {shown(row)}")
+    check_about(row, where)
+    numbers = [row.get("decision", 0)]
     for name in ("selection", "estimation"):
         if not isinstance(row[name], list):
-            raise ValueError(f"{where}: {name} is {str(row[name])[:60]!r}")
+            raise ValueError(f"{where}: {name} is {shown(row[name])!r}")
         numbers += row[name]
     wrong = [value for value in numbers if type(value) is not int]
-    if wrong or type(row["seconds"]) not in (int, float):
-        text = str(wrong[0] if wrong else row["seconds"])[:60]
+    if wrong:
+        text = shown(wrong[0])
         raise ValueError(f"{where}: {text!r} is not a number where one is due")
     _check_votes(row, config, where)
+
+
+def _check_config(config: dict) -> None:
+    """Raise for a log that stopped early, unless it says by what rule."""
+    if "target_radius" not in config:
+        return
+    radius, alpha = config["target_radius"], config.get("alpha")
+    if not is_number(radius) or radius < 0:
+        what = "target_radius must be at least 0 and finite"
+        raise ValueError(f"{what}, got {shown(radius)!r}")
+    if not is_number(alpha) or not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie in (0, 1), got {shown(alpha)!r}")
 
 
 def _check_votes(row: dict, config: dict, where: str) -> None:
@@ -156,7 +176,8 @@ def _check_votes(row: dict, config: dict, where: str) -> None:
         if min(votes) < 0 or not fits:
             rule = "sum to at most" if fewer else "sum to"
             raise ValueError(
-                f"{where}: {name} counts {votes} do not {rule} {key} = {config[key]}"
+                f"{where}: {name} counts {shown(votes, 200)} do not {rule} "
+                f"{key} = {config[key]}"
             )
 
 
@@ -166,6 +187,7 @@ VOTES = Kind(
     content="votes",
     data=("label", "selection", "estimation", "decision", "best_sigma"),
     check=_check_row,
+    check_config=_check_config,
 )
 """How the files of vote logs are told from others, and checked."""
 

@@ -1,11 +1,11 @@
 """Base classifiers for images in [0, 1], and their checkpoints."""
 
-import hashlib
 import platform
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache, partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,15 @@ from lipsmooth.lipnets import lipschitz_network
 from lipsmooth.normalize import Normalize
 from lipsmooth.released import PUBLISHED, convert, is_released
 from lipsmooth.resnet import ResNet, resnet9
-from lipsmooth.weightfiles import FORMAT, Pathlike, read_content, write_content
+from lipsmooth.weightfiles import (
+    FORMAT,
+    Pathlike,
+    misfit,
+    read_content,
+    stored_bytes,
+    tensors_digest,
+    write_content,
+)
 
 
 def small_cnn(shape: tuple[int, int, int], num_classes: int) -> nn.Sequential:
@@ -220,28 +228,37 @@ def load_checkpoint(path: Pathlike, device: str = "cpu") -> tuple[nn.Module, dic
         if content.get("format") != FORMAT:
             raise ValueError(f"{path} is not a checkpoint of lipsmooth")
         metadata, weights = content["metadata"], content["weights"]
-    if "num_classes" not in metadata:
-        raise ValueError(f"{path} has no classifier but a {metadata['arch']} model")
-    spec = {key: metadata[key] for key in ("arch", "shape", "num_classes")}
-    model = build_model(**spec)
-    problem = _misfit(model, weights)
-    if problem:
-        raise ValueError(f"{path}: the weights do not fit {spec['arch']!r}: {problem}")
-    model.load_state_dict(weights)
+    try:
+        model = _matching(metadata, weights)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path}: {error}") from None
     return model.to(device).eval(), metadata
 
 
-def _misfit(model: nn.Module, weights: dict[str, Tensor]) -> str | None:
-    """Name the first tensor that a model lacks, has too many, or in another shape."""
-    expected = model.state_dict()
-    for name, tensor in expected.items():
-        if name not in weights:
-            return f"{name!r} is missing"
-        found, wanted = tuple(weights[name].shape), tuple(tensor.shape)
-        if found != wanted:
-            return f"{name!r} has shape {found}, not {wanted}"
-    odd = next((name for name in weights if name not in expected), None)
-    return None if odd is None else f"{odd!r} has no place in it"
+def _matching(metadata: dict, weights: dict[str, Tensor]) -> nn.Module:
+    """Return the model that metadata ask for, with these weights."""
+    if "num_classes" not in metadata:
+        raise ValueError(f"it has no classifier but a {metadata.get('arch')} model")
+    spec = {key: metadata.get(key) for key in ("arch", "shape", "num_classes")}
+    whole = isinstance(spec["shape"], list | tuple) and isinstance(spec["arch"], str)
+    if not whole or {type(k) for k in (*spec["shape"], spec["num_classes"])} != {int}:
+        raise ValueError(f"arch, shape and num_classes are {str(spec)[:200]}")
+    if _least_size(spec) > stored_bytes(weights):
+        raise ValueError(f"the weights do not fit {spec['arch']!r}: they are too few")
+    model = build_model(**spec)
+    if problem := misfit(model.state_dict(), weights):
+        raise ValueError(f"the weights do not fit {spec['arch']!r}: {problem}")
+    model.load_state_dict(weights)
+    return model
+
+
+def _least_size(spec: dict) -> int:
+    """Return how many numbers a model has, or fewer, without making it."""
+    if spec["arch"] == "lipschitz":  # its first orthogonal matrix; it has no meta form
+        return prod(spec["shape"]) ** 2
+    with torch.device("meta"):
+        state = build_model(**spec).state_dict()
+    return sum(tensor.numel() for tensor in state.values())
 
 
 def provenance(device: str | torch.device) -> dict:
@@ -276,9 +293,4 @@ def _commit() -> str | None:
 
 def weights_digest(model: nn.Module) -> str:
     """Return a SHA-256 of all weights and buffers, the same on every device."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_digest(model.state_dict())

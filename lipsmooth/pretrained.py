@@ -11,7 +11,7 @@ from lipsmooth.denoise import ARCH, DenoisedClassifier, Denoiser, require
 from lipsmooth.improved_diffusion import SCHEDULE, from_improved_diffusion
 from lipsmooth.models import load_checkpoint
 from lipsmooth.normalize import Normalize
-from lipsmooth.weightfiles import FORMAT
+from lipsmooth.weightfiles import FORMAT, check_tensors, misfit, read_content
 
 HUB = "hub:"
 """In front of the name of a model that is to be downloaded."""
@@ -104,28 +104,37 @@ def load_denoiser(source: Pathlike) -> Denoiser:
             kind = scheduler.config.prediction_type
             raise ValueError(f"{name} predicts {kind!r}; a noise prediction is needed")
         return Denoiser(network.eval(), scheduler.alphas_cumprod)
-    content = _read(source)
-    if "input_blocks.0.0.weight" in content:
-        schedule = diffusers.DDPMScheduler(**SCHEDULE).alphas_cumprod
-        return Denoiser(from_improved_diffusion(content), schedule)
+    content = read_content(source)
+    try:
+        if "input_blocks.0.0.weight" in content:
+            check_tensors(content)
+            schedule = diffusers.DDPMScheduler(**SCHEDULE).alphas_cumprod
+            return Denoiser(from_improved_diffusion(content), schedule)
+        return _made_here(content)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # diffusers raises many kinds
+        raise ValueError(f"{source} is not a denoiser: {error}") from None
+
+
+def _made_here(content: dict) -> Denoiser:
+    """Return what a checkpoint of `lipsmooth.diffusion.train_denoiser` holds."""
     metadata = content.get("metadata", {})
     if content.get("format") != FORMAT or metadata.get("arch") != ARCH:
-        raise ValueError(f"{source} is not a denoiser")
-    network = diffusers.UNet2DModel(**metadata["config"])
+        raise ValueError(f"it has no {FORMAT} of it")
+    config, schedule = metadata["config"], metadata["schedule"]
+    blocks, layers = config["block_out_channels"], config["layers_per_block"]
+    if len(blocks) > 10 or layers > 10 or schedule["num_train_timesteps"] > 100_000:
+        raise ValueError("it is larger than any that was made here")
+    diffusers = require("diffusers")
+    with torch.device("meta"):  # nothing is made before it is known to fit
+        state = diffusers.UNet2DModel(**config).state_dict()
+    if problem := misfit(state, content["weights"]):
+        raise ValueError(f"the weights do not fit: {problem}")
+    network = diffusers.UNet2DModel(**config)
     network.load_state_dict(content["weights"])
-    scheduler = diffusers.DDPMScheduler(**metadata["schedule"])
+    scheduler = diffusers.DDPMScheduler(**schedule)
     return Denoiser(network.eval(), scheduler.alphas_cumprod)
-
-
-def _read(source: Pathlike) -> dict:
-    if not Path(source).is_file():
-        raise ValueError(f"denoiser {source} does not exist")
-    try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file it cannot read
-        kind = type(error).__name__
-        raise ValueError(f"{source} is truncated or no denoiser ({kind})") from None
-    return content if isinstance(content, dict) else {}
 
 
 def load_vit(source: Pathlike, *, classes: Sequence[str] | None = None) -> nn.Module:
@@ -152,7 +161,8 @@ def load_vit(source: Pathlike, *, classes: Sequence[str] | None = None) -> nn.Mo
     transformers = require("transformers")
     name = str(source).removeprefix(HUB)
     auto = transformers.AutoModelForImageClassification
-    model = auto.from_pretrained(name, weights_only=True)
+    safe = {"weights_only": True, "trust_remote_code": False}
+    model = auto.from_pretrained(name, **safe)
     found = [model.config.id2label[k].lower() for k in range(model.config.num_labels)]
     if classes is not None and found != [label.lower() for label in classes]:
         raise ValueError(f"{name} has classes {found}, not {list(classes)}")

@@ -223,7 +223,14 @@ def _settings(path: Path) -> dict:
         settings["sigma"] = float(check_sigma(settings["sigma"]))
         if not all(type(settings[name]) is int for name in ("N0", "N")):
             raise ValueError("N0 and N must be whole numbers")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (
+        OSError,
+        ArithmeticError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"{path} is no configuration: {error!r}") from None
     return settings
 

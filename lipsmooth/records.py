@@ -10,12 +10,15 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, NoReturn, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from lipsmooth.logchecks import check_config
 
 VERSION = 1
 REQUIRED = ("num_classes", "sigma", "n0", "n", "seed")
@@ -43,6 +46,9 @@ class Kind:
         ValueError unless the record is what the configuration says.
     required : tuple of str
         Keys of the configuration.
+    check_config : callable
+        Takes a configuration that passed `lipsmooth.logchecks.check_config`; raises
+        ValueError for what that does not look at.
     """
 
     format: str
@@ -51,6 +57,7 @@ class Kind:
     data: tuple[str, ...]
     check: Callable[[dict, dict, str], None]
     required: tuple[str, ...] = REQUIRED
+    check_config: Callable[[dict], None] = lambda _: None
 
     def begins(self, content: bytes) -> bool:
         """Return whether a file that starts with these bytes is of this kind."""
@@ -69,7 +76,11 @@ def decode(line: bytes) -> dict | None:
     payload = line[:-_CHECKSUM] + b"}"
     if line[-_CHECKSUM:] != b', "crc32": "%08x"}' % zlib.crc32(payload):
         return None
-    return json.loads(payload)
+    return json.loads(payload, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")
 
 
 def parse(
@@ -79,13 +90,9 @@ def parse(
     lines = content.split(b"\n")
     if not kind.begins(lines[0]):
         raise ValueError(f"{path} is not a {kind.noun}: line 1 is {lines[0][:40]!r}")
-    header = decode(lines[0])
-    if header is None and len(lines) == 1:
-        return None, {}, 0  # cut short while the header was written: no images yet
+    header = _header(lines, path, kind)
     if header is None:
-        raise ValueError(f"{path}: line 1, the header, is damaged")
-    if header["version"] != VERSION:
-        raise ValueError(f"{path}: unknown log version {header['version']!r}")
+        return None, {}, 0  # cut short while the header was written: no images yet
     rows: dict[int, dict] = {}
     intact = len(content)
     for number, line in enumerate(lines[1:], start=2):
@@ -109,6 +116,28 @@ def parse(
                 f"about image {row['index']}"
             )
     return header, rows, intact
+
+
+def _check_config(config: object, kind: Kind) -> None:
+    check_config(config, f"the configuration of a {kind.noun}", kind.required)
+    kind.check_config(config)
+
+
+def _header(lines: list[bytes], path: Pathlike, kind: Kind) -> dict | None:
+    try:
+        header = decode(lines[0])
+        if header is None and len(lines) == 1:
+            return None
+        if header is None:
+            raise ValueError("the header, is damaged")
+        if header.get("version") != VERSION:
+            raise ValueError(f"unknown log version {header.get('version')!r}")
+        _check_config(header.get("config"), kind)
+        if not isinstance(header.get("provenance"), dict):
+            raise ValueError(f"the header has no provenance: {str(header)[:60]}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: line 1, {error}") from None
+    return header
 
 
 def read_records(path: Pathlike, kind: Kind) -> tuple[dict, list[dict]]:
@@ -189,9 +218,7 @@ class RecordWriter:
     ) -> None:
         self.path = Path(path)
         settings = json.loads(json.dumps(dict(config), allow_nan=False))
-        missing = [key for key in self.kind.required if key not in settings]
-        if missing:
-            raise ValueError(f"the configuration of a {self.kind.noun} needs {missing}")
+        _check_config(settings, self.kind)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = open(self.path, "a+b")  # noqa: SIM115 - closed in __exit__
         try:
@@ -224,15 +251,21 @@ class RecordWriter:
         self.done.add(record["index"])
 
     def _put(self, record: dict) -> None:
-        self._file.write(encode(record))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(encode(record))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:  # no space left: it does not say where
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()  # releases the lock
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        # Closing releases the lock. What could not be written cannot be now either,
+        # and has been said.
+        with suppress(OSError if kind else ()):
+            self._file.close()
 
 
 def _compare(logged: dict, wanted: dict, path: Path) -> None:

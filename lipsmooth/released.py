@@ -18,6 +18,7 @@ from torchvision.models import resnet50
 
 from lipsmooth.normalize import CIFAR10, IMAGENET, Normalize
 from lipsmooth.resnet import ResNet
+from lipsmooth.weightfiles import check_tensors
 
 SHAPES = {
     "cifar_resnet20": (3, 32, 32),
@@ -92,7 +93,7 @@ def convert(content: Mapping[str, Any]) -> tuple[dict, dict[str, Tensor]]:
     for name in weights:
         if not name.startswith("1."):
             raise ValueError(f"{name!r} is no name of a network after a normalisation")
-    if "1.fc.weight" not in weights:
+    if "1.fc.weight" not in weights or weights["1.fc.weight"].ndim != 2:
         raise ValueError("'1.fc.weight' is missing, which tells the number of classes")
     for name, value in (("0.mean", mean), ("0.std", std)):
         weights[name] = torch.tensor(value)[:, None, None]
@@ -107,7 +108,9 @@ def _plain(state: object, key: str, prefix: str = "") -> dict[str, Tensor]:
     weights = {}
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
-            raise ValueError(f"{key}[{name!r}] must be a tensor")
+            raise ValueError(f"{key}[{str(name)[:60]!r}] must be a tensor")
+    check_tensors(state)
+    for name, tensor in state.items():
         parts = [part for part in name.split(".") if part != "module"]
         weights[prefix + ".".join(parts)] = tensor
     return weights
@@ -116,4 +119,4 @@ def _plain(state: object, key: str, prefix: str = "") -> dict[str, Tensor]:
 def _blocks(weights: Mapping[str, Tensor]) -> int:
     """Return how many blocks the first of the three stages has."""
     split = [name.split(".") for name in weights if name.startswith("1.layer1.")]
-    return len({parts[2] for parts in split})
+    return len({parts[2] for parts in split if len(parts) > 2})

@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lipsmooth.logchecks import check_about, shown
 from lipsmooth.records import (
     REQUIRED,
     Kind,
@@ -199,15 +200,13 @@ def read_score_log(path: Pathlike) -> ScoreLog:
 def _check_row(row: dict, config: dict, where: str) -> None:
     """Raise unless a row is data, and has the moments that the configuration says."""
     if not {"index", "label", "seconds", *_MOMENTS} <= row.keys():
-        raise ValueError(f"{where} is no row of scores: {str(row)[:60]}")
-    whole = type(row["index"]) is int and type(row["label"]) is int
-    if not whole or type(row["seconds"]) not in (int, float):
-        raise ValueError(f"{where}: index, label and seconds must be numbers")
+        raise ValueError(f"{where} is no row of scores: {shown(row)}")
+    check_about(row, where)
     maps, classes = len(config["maps"]), config["num_classes"]
     for name in _MOMENTS:
         # Scores lie in [0, 1]: their unbiased variance is at most n / (4 (n - 1)).
         n = config["n0" if name.endswith("selection") else "n"]
-        most = n / (4 * (n - 1)) if name.startswith("variance") else 1
+        most = n / (4 * max(n - 1, 1)) if name.startswith("variance") else 1
         numbers = row[name]
         fits = isinstance(numbers, list) and len(numbers) == maps
         fits = fits and all(isinstance(r, list) and len(r) == classes for r in numbers)
@@ -215,8 +214,15 @@ def _check_row(row: dict, config: dict, where: str) -> None:
             raise ValueError(f"{where}: {name} must be {maps} lists of {classes} each")
         for value in chain.from_iterable(numbers):
             if type(value) not in (int, float) or not 0 <= value <= most * (1 + 1e-6):
-                what = f"{name} has {str(value)[:40]!r}, outside [0, {most:.6g}]"
+                what = f"{name} has {shown(value, 40)!r}, outside [0, {most:.6g}]"
                 raise ValueError(f"{where}: {what}")
+
+
+def _check_config(config: dict) -> None:
+    maps = config["maps"]
+    if not isinstance(maps, list) or not all(isinstance(each, str) for each in maps):
+        raise ValueError(f"maps must be a list of names, got {shown(maps)!r}")
+    parse_maps(maps)
 
 
 SCORES = Kind(
@@ -226,6 +232,7 @@ SCORES = Kind(
     data=("label", *_MOMENTS),
     check=_check_row,
     required=(*REQUIRED, "maps"),
+    check_config=_check_config,
 )
 """How the files of score logs are told from others, and checked."""
 

@@ -83,6 +83,8 @@ def read_shards(*paths: Pathlike) -> VoteLog | ScoreLog | MarginLog:
             group = groups.setdefault((match["base"], int(match["world"])), {})
             group[int(match["rank"])] = file
     for (base, world), group in groups.items():
+        if len(group) < world - 1000 or max(group) >= world:
+            raise ValueError(f"{base}: {len(group)} of {world} shards are here")
         names = [shard_path(base, rank, world) for rank in range(world)]
         if absent := [name for name in names if name not in group.values()]:
             gone = [name for name in absent if not name.exists()]

@@ -108,7 +108,7 @@ def settings_table(logs: Mapping[str, VoteLog | ScoreLog | MarginLog]) -> pd.Dat
     for name, log in logs.items():
         known = {key: log.config.get(key) for key in keys}
         for key in ("data", "model"):
-            known[key] = known[key] and known[key][:8]
+            known[key] = known[key] and str(known[key])[:8]
         rows[name] = {
             "images": len(log), **known, "device": log.provenance.get("device"),
             "hours": float(np.sum(log.seconds)) / 3600,
@@ -170,6 +170,10 @@ def read_certificates(
             # The header is line 1.
             where = f"{path}: line {bad[0] + 2}"
             raise ValueError(f"{where}: {name} is {frame[name].iloc[bad[0]]}")
+        odd = np.flatnonzero((values != np.floor(values)) | (np.abs(values) > 2**53))
+        if len(odd) and name != "radius":
+            where = f"{path}: line {odd[0] + 2}"
+            raise ValueError(f"{where}: {name} is {frame[name].iloc[odd[0]]}")
         frame[name] = values if name == "radius" else values.astype(int)
     if frame.empty:
         raise ValueError(f"{path} has no certificates")
@@ -240,10 +244,16 @@ def format_table(
 
 
 def _read_table(path: Pathlike, first: bytes) -> pd.DataFrame:
+    # Pandas would unpack a file called .gz, however large, and take what exceeds the
+    # header for an index, which moves the columns.
+    separator = "\t" if b"\t" in first else ","
     try:
-        return pd.read_csv(path, sep="\t" if b"\t" in first else ",")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        frame = pd.read_csv(path, sep=separator, compression=None, low_memory=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise ValueError(f"{path} is not a table: {error}") from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise ValueError(f"{path} is not a table: rows are longer than the header")
+    return frame
 
 
 def _markdown(rows: list[list[str]]) -> str:

@@ -126,13 +126,13 @@ def test_a_model_that_predicts_something_else_is_refused(folder):
 
 
 def test_files_that_are_no_denoisers(tmp_path, capsys):
-    with pytest.raises(ValueError, match=r"denoiser .*missing\.pt does not exist"):
+    with pytest.raises(ValueError, match=r"checkpoint .*missing\.pt does not exist"):
         load_denoiser(tmp_path / "missing.pt")
     (tmp_path / "text.pt").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text\.pt is truncated or no denoiser"):
+    with pytest.raises(ValueError, match=r"text\.pt is truncated or not a checkpoint"):
         load_denoiser(tmp_path / "text.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match=r"list\.pt is not a denoiser"):
+    with pytest.raises(ValueError, match=r"list\.pt is not a checkpoint but a list"):
         load_denoiser(tmp_path / "list.pt")
     torch.manual_seed(0)
     model = build_model("cnn", shape=(1, 8, 8), num_classes=10)
@@ -152,7 +152,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
         "b": {"input_blocks.0.0.weight": Trap()},
     }.items():
         torch.save(content, tmp_path / name)
-        with pytest.raises(ValueError, match=r"no denoiser \(UnpicklingError"):
+        with pytest.raises(ValueError, match=r"not a checkpoint \(UnpicklingError"):
             load_denoiser(tmp_path / name)
     with pytest.raises(SystemExit, match="executed"):  # control: the trap works
         pickle.loads(pickle.dumps(Trap()))

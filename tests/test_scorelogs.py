@@ -149,8 +149,8 @@ def test_cut_anywhere_it_loses_one_line_at_most(path, seed):
         ({"variance": [[0.26, 0, 0, 0]] * 3}, r"\[0, 0\.250125\]"),
         ({"variance_selection": [[0.28, 0, 0, 0]] * 3}, r"\[0, 0\.277778\]"),
         ({"variance": None}, "variance must be"),
-        ({"label": None}, "must be numbers"),
-        ({"seconds": "now"}, "must be numbers"),
+        ({"label": None}, "not a number where one is due"),
+        ({"seconds": "now"}, "not a number where one is due"),
     ],
 )
 def test_rows_that_contradict_the_header(path, changes, message):
