@@ -1,5 +1,5 @@
-# make book | slides | pdf | check-book | exercises | test | soundness | lint | format
-# | clean | lock | notebook | venv | hashes | audit | sbom; see CONTRIBUTING.md
+# make book | slides | pdf | check-book | exercises | test | soundness | faults | fuzz
+# | lint | format | clean | lock | notebook | venv | hashes | audit | sbom; see CONTRIBUTING.md
 PYTHON ?= python3
 PRESET ?= book
 EDITION ?= instructor
@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 TOOLS := _build/tools
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book slides pdf check-book exercises test soundness lint format clean lock notebook
-.PHONY: venv hashes audit sbom
+.PHONY: book slides pdf check-book exercises test soundness faults fuzz lint format
+.PHONY: clean lock notebook venv hashes audit sbom
 .DEFAULT_GOAL := book
 
 # The environment is made on the first call and again when a pin changes. With LOCKED=1,
@@ -62,6 +62,20 @@ test: $(STAMP)
 # Every strategy against known truths, at length; writes notebooks/data/soundness.json.
 soundness: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soundness/run.py
+
+# Fifty kills and what else takes long: a quarter of an hour on two idle cores.
+faults: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/test_faults.py
+
+# make fuzz [T=60] [READERS="votes pictures"]: seconds for each, in an environment that
+# has the fuzzer beside all that the tests have.
+FUZZ := _build/fuzz-env
+fuzz: $(STAMP)
+	test -x $(FUZZ)/bin/python || $(BIN)/python -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet --only-binary :all: atheris==3.0.0
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$($(FUZZ)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth
+	OMP_NUM_THREADS=1 $(FUZZ)/bin/python tests/fuzz/run.py --seconds $(or $(T),60) $(READERS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -253,7 +253,7 @@ def _check_counts(name: str, counts: ArrayLike) -> tuple[Counts, Counts]:
             f"got {raw.shape}"
         )
     whole = raw.dtype.kind in "iu" or (
-        raw.dtype.kind == "f" and np.all(raw == np.floor(raw))
+        raw.dtype.kind == "f" and np.all((raw == np.floor(raw)) & (abs(raw) < 2**63))
     )
     if not whole:
         raise ValueError(f"{name} must be whole numbers, got {raw.dtype} values")

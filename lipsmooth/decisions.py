@@ -178,9 +178,9 @@ def _certify_decisions(log: VoteLog, alpha: float) -> Certificates:
             f"the log decided at alpha = {config['alpha']}, which certifies from that "
             f"level up to 1, got {alpha}; other levels need strategy 'anytime'"
         )
-    if config["stopping"] != RULE:
+    if config.get("stopping") != RULE:
         raise ValueError(
-            f"the log stopped by {config['stopping']}, not by {RULE}; "
+            f"the log stopped by {config.get('stopping')}, not by {RULE}; "
             "use strategy 'anytime'"
         )
     rule = stopping_rule(

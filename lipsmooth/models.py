@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lipsmooth import __version__
 from lipsmooth.lipnets import lipschitz_network
+from lipsmooth.logchecks import is_number
 from lipsmooth.normalize import Normalize
 from lipsmooth.released import PUBLISHED, convert, is_released
 from lipsmooth.resnet import ResNet, resnet9
@@ -243,6 +244,10 @@ def _matching(metadata: dict, weights: dict[str, Tensor]) -> nn.Module:
     whole = isinstance(spec["shape"], list | tuple) and isinstance(spec["arch"], str)
     if not whole or {type(k) for k in (*spec["shape"], spec["num_classes"])} != {int}:
         raise ValueError(f"arch, shape and num_classes are {str(spec)[:200]}")
+    if not is_number(metadata.get("sigma", 0)) or not isinstance(
+        metadata.get("dataset", ""), str
+    ):
+        raise ValueError("sigma must be a number, and dataset a name")
     if _least_size(spec) > stored_bytes(weights):
         raise ValueError(f"the weights do not fit {spec['arch']!r}: they are too few")
     model = build_model(**spec)

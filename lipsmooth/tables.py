@@ -1,6 +1,7 @@
 """Certificates as tables: made from a log, read from a file, typeset."""
 
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -245,15 +246,16 @@ def format_table(
 
 def _read_table(path: Pathlike, first: bytes) -> pd.DataFrame:
     # Pandas would unpack a file called .gz, however large, and take what exceeds the
-    # header for an index, which moves the columns.
-    separator = "\t" if b"\t" in first else ","
+    # header for an index, which moves the columns, or leave it out with a warning.
+    options = {"sep": "\t" if b"\t" in first else ",", "compression": None}
     try:
-        frame = pd.read_csv(path, sep=separator, compression=None, low_memory=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, index_col=False, low_memory=False, **options)
+    except pd.errors.ParserWarning as error:
+        raise ValueError(f"{path} has rows longer than the header: {error}") from None
+    except ValueError as error:  # pandas' own are of this kind
         raise ValueError(f"{path} is not a table: {error}") from None
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise ValueError(f"{path} is not a table: rows are longer than the header")
-    return frame
 
 
 def _markdown(rows: list[list[str]]) -> str:
