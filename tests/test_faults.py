@@ -144,7 +144,7 @@ def test_cut_at_any_byte_it_goes_on_to_the_same_file(tmp_path, kind):
             else:
                 with pytest.raises(ValueError, match="has no images yet"):
                     read(path)
-            if kind == "votes":
+            if kind == "votes" and not cut % 5:
                 write(path)
                 assert path.read_bytes() == whole
 
@@ -400,8 +400,7 @@ def test_another_process_holds_the_log_until_it_is_killed(tmp_path):
 
 # --- Kills: `make faults` -----------------------------------------------------------
 
-ALONE, PAIRS = 42, 8
-SETTINGS = ["-n", "3000", "--images", "40", "--quiet"]
+SETTINGS = ["-n", "2000", "--images", "40", "--quiet"]
 
 
 class Alone:
@@ -509,44 +508,43 @@ def checkpoint(tmp_path):
 
 
 @pytest.mark.faults
-def test_killed_fifty_times_it_ends_with_the_same_log(tmp_path, checkpoint):
+@pytest.mark.parametrize(("kind", "workers", "wanted"), [(Alone, 1, 42), (Pair, 2, 8)])
+def test_killed_fifty_times_it_ends_with_the_same_log(
+    tmp_path, checkpoint, kind, workers, wanted
+):
     rng = np.random.default_rng(20)
     results, began = [], time.monotonic()
-    for kind, workers, wanted in ((Alone, 1, ALONE), (Pair, 2, PAIRS)):
-        whole = tmp_path / f"whole-{workers}"
-        shards = [shard_path(whole, rank, workers) for rank in range(workers)]
-        arguments = ["sample", str(checkpoint), str(whole), *SETTINGS]
-        run = kind(arguments, tmp_path / "output")
-        while run.running() and not all(map(Path.exists, shards)):
-            time.sleep(0.001)
-        opened = time.monotonic()
-        status, text = run.wait()
-        assert status == 0, text
-        duration = time.monotonic() - opened
-        expected = [*map(settled, shards)]
-        struck = 0
-        while struck < wanted:
-            with tempfile.TemporaryDirectory(dir=tmp_path) as name:
-                found = killed(kind, checkpoint, Path(name), rng, duration)
-            if not found.pop("struck"):  # it was done before the signal came
-                duration *= 0.9
-                continue
-            struck += 1
-            same = found.pop("lines") == expected
-            results.append({**found, "workers": workers, "same": same})
-            print(f"{len(results)}: {results[-1]}", flush=True)
-    result = {
-        "kills": len(results),
-        "kills_of_two_workers": sum(found["workers"] == 2 for found in results),
-        "identical": sum(found["same"] for found in results),
-        "torn_lines": sum(found["torn"] for found in results),
-        "images": int(SETTINGS[SETTINGS.index("--images") + 1]),
-        "images_at_the_kill": sorted(found["at"] for found in results),
-        "minutes": round((time.monotonic() - began) / 60, 1),
-    }
-    record("kills", result)
-    assert result["identical"] == result["kills"] == ALONE + PAIRS
-    assert len(set(result["images_at_the_kill"])) > 10, "always at the same moment"
+    whole = tmp_path / "whole"
+    shards = [shard_path(whole, rank, workers) for rank in range(workers)]
+    arguments = ["sample", str(checkpoint), str(whole), *SETTINGS]
+    run = kind(arguments, tmp_path / "output")
+    while run.running() and not all(map(Path.exists, shards)):
+        time.sleep(0.001)
+    opened = time.time()
+    status, text = run.wait()
+    assert status == 0, text
+    duration = max(path.stat().st_mtime for path in shards) - opened
+    expected = [*map(settled, shards)]
+    while len(results) < wanted:
+        with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+            found = killed(kind, checkpoint, Path(name), rng, duration)
+        if not found.pop("struck"):  # it was done before the signal came
+            duration *= 0.9
+            continue
+        found["same"] = found.pop("lines") == expected
+        results.append(found)
+        print(f"{len(results)}: {results[-1]}", flush=True)
+        result = {
+            "kills": len(results),
+            "identical": sum(found["same"] for found in results),
+            "torn_lines": sum(found["torn"] for found in results),
+            "images": int(SETTINGS[SETTINGS.index("--images") + 1]),
+            "images_at_the_kill": sorted(found["at"] for found in results),
+            "minutes": round((time.monotonic() - began) / 60, 1),
+        }
+        record(f"kills of {workers} workers" if workers > 1 else "kills", result)
+    assert result["identical"] == wanted
+    assert len(set(result["images_at_the_kill"])) > wanted / 5, "always at one moment"
 
 
 @pytest.mark.faults
