@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,16 @@ def check_run(*, epochs: int, batch_size: int, learning_rate: float, seed: int) 
     """Raise ValueError unless these are what a training run can have."""
     whole = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "seed": (seed, 0)}
     for name, (value, least) in whole.items():
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    if not (isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} must be at least {least}, got {str(value)[:60]}")
+    if not (is_finite(learning_rate) and learning_rate > 0):
+        what = f"learning_rate must be positive, got {str(learning_rate)[:60]}"
+        raise ValueError(what)
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether a value is a real number that fits a float."""
+    return isinstance(value, Real) and bool(abs(value) < 1e300)
 
 
 def run_epochs(

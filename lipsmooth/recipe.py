@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lipsmooth.augment import AUGMENTATIONS
-from lipsmooth.epochs import check_run
+from lipsmooth.epochs import check_run, is_finite
 from lipsmooth.inference import PRECISIONS
 from lipsmooth.losses import LOSSES, Loss
 
@@ -62,16 +62,17 @@ augmentation
 
     def __post_init__(self) -> None:
         """Check everything, and fill in the options of the loss."""
-        if not (isfinite(self.sigma) and self.sigma >= 0):
-            raise ValueError(f"sigma must be finite and at least 0, got {self.sigma}")
+        if not (is_finite(self.sigma) and self.sigma >= 0):
+            got = str(self.sigma)[:60]
+            raise ValueError(f"sigma must be finite and at least 0, got {got}")
         check_run(
             epochs=self.epochs, batch_size=self.batch_size,
             learning_rate=self.learning_rate, seed=self.seed,
         )  # fmt: skip
-        if self.precision not in PRECISIONS:
+        if self.precision not in tuple(PRECISIONS):
             known = " or ".join(PRECISIONS)
             raise ValueError(f"precision must be {known}, got {self.precision!r}")
-        if self.augmentation not in AUGMENTATIONS:
+        if self.augmentation not in tuple(AUGMENTATIONS):
             known = " or ".join(AUGMENTATIONS)
             raise ValueError(f"augmentation must be {known}, got {self.augmentation!r}")
         options = loss_options(self.loss, self.options)
@@ -158,10 +159,12 @@ def loss_options(loss: str, options: Mapping[str, Any]) -> dict[str, int | float
     ValueError
         If the loss or an option is unknown, or a value out of range.
     """
-    if loss not in LOSSES:
+    if loss not in tuple(LOSSES):
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
     parameters = inspect.signature(LOSSES[loss]).parameters
     defaults = {k: p.default for k, p in parameters.items() if k in _RANGES}
+    if not isinstance(options, Mapping):
+        raise ValueError(f"options must be values by name, got {str(options)[:60]}")
     for name in options:
         if name not in defaults:
             known = ", ".join(defaults)
@@ -173,7 +176,7 @@ def _checked(name: str, value: Any) -> int | float:
     least, attained, whole = _RANGES[name]
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     fits = number >= least if attained else number > least
     if isfinite(number) and fits and not (whole and number != int(number)):

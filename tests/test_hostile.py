@@ -251,6 +251,27 @@ def test_a_preset_of_a_billion_laughs(tmp_path):
     assert time.perf_counter() - began < 5
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("sigma: 0>25", "sigma must be finite and at least 0, got 0>25"),
+        ("sigma: 1" + 400 * "0", "sigma must be finite"),
+        ("epochs: many", "epochs must be at least 1, got many"),
+        ("epochs: 1.5", "epochs must be at least 1, got 1.5"),
+        ("learning_rate: []", "learning_rate must be positive"),
+        ("loss: []", "loss must be one of"),
+        ("precision: {}", "precision must be"),
+        ("augmentation: []", "augmentation must be"),
+        ("options: 3", "options must be values by name"),
+        ("loss: macer\noptions: {copies: 1" + 400 * "0" + "}", "copies must be"),
+    ],
+)
+def test_recipes_of_other_types(tmp_path, setting, message):
+    said = attempt(READERS["recipes"], setting.encode(), tmp_path)
+    assert said
+    assert message in said
+
+
 # --- Weights --------------------------------------------------------------------------
 
 
