@@ -66,6 +66,8 @@ class Cayley(nn.Module):
 
     def forward(self, raw: Tensor) -> Tensor:
         """Map a matrix (rows, columns) to one of the same shape."""
+        if not torch.amp.is_autocast_available(raw.device.type):  # such as "meta"
+            return self._map(raw)
         with torch.autocast(raw.device.type, enabled=False):
             return self._map(raw)
 

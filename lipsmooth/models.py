@@ -156,12 +156,12 @@ def save_checkpoint(
 
 
 def export_checkpoint(source: Pathlike, target: Pathlike) -> None:
-    """Write a classifier again, in the format that the name of the target asks for.
+    """Write a network again, in the format that the name of the target asks for.
 
     Parameters
     ----------
     source : path
-        For `load_checkpoint`.
+        For `load_checkpoint`, or a denoiser that was trained here.
     target : path
         ``….safetensors``, or a PyTorch file. Metadata stay as they are, the provenance
         of the training among them; its state is left out.
@@ -171,12 +171,15 @@ def export_checkpoint(source: Pathlike, target: Pathlike) -> None:
     ValueError
         As for `load_checkpoint`.
     """
-    model, metadata = load_checkpoint(source)
-    weights = model.state_dict()
-    write_content(
-        target,
-        {"format": FORMAT, "metadata": metadata, "weights": weights, "training": None},
-    )
+    content = read_content(source)
+    if content.get("metadata", {}).get("arch") != "diffusion":
+        model, metadata = load_checkpoint(source)
+        content = {
+            "format": FORMAT,
+            "metadata": metadata,
+            "weights": model.state_dict(),
+        }
+    write_content(target, {**content, "training": None})
 
 
 def read_checkpoint(path: Pathlike, device: str = "cpu") -> dict:

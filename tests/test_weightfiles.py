@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from lipsmooth.cli import main
 from lipsmooth.data import load_dataset
+from lipsmooth.denoise import build_denoiser
+from lipsmooth.diffusion import train_denoiser
 from lipsmooth.logs import read_log
 from lipsmooth.models import (
     build_model,
@@ -18,6 +20,7 @@ from lipsmooth.models import (
     save_checkpoint,
     weights_digest,
 )
+from lipsmooth.pretrained import load_denoiser
 from lipsmooth.train import train_classifier
 from lipsmooth.weightfiles import write_content
 
@@ -170,3 +173,19 @@ def test_a_header_is_json(exported):
     (length,) = struct.unpack("<Q", content[:8])
     about = json.loads(content[8 : 8 + length])["__metadata__"]
     assert json.loads(about["lipsmooth-checkpoint"])["sigma"] == 0.1
+
+
+def test_a_denoiser_is_exported_too(tmp_path, capsys):
+    torch.manual_seed(0)
+    digits = load_dataset("digits", "train")
+    network, trained = build_denoiser(digits.shape, light=True), tmp_path / "d.pt"
+    train_denoiser(network, digits, epochs=1, checkpoint=trained, progress=False)
+    written = tmp_path / "d.safetensors"
+    assert main(["export", str(trained), str(written)]) == 0
+    ours, theirs = (load_denoiser(path) for path in (written, trained))
+    noisy = torch.rand(2, 1, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(
+            ours.network(noisy, 3).sample, theirs.network(noisy, 3).sample
+        )
+    assert written.stat().st_size < trained.stat().st_size
