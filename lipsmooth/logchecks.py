@@ -28,13 +28,13 @@ def check_config(config: Any, name: str, required: Sequence[str]) -> None:
     name : str
         What it is, for messages.
     required : sequence of str
-        Keys that it must have, ``sigma`` among them.
+        Keys that it must have.
 
     Raises
     ------
     ValueError
         If it is no dict, lacks a key, ``num_classes``, ``n0`` or ``n`` is no whole
-        number from 1 to 2**53, or ``sigma`` not positive and finite.
+        number from 1 to 2**53, or ``sigma`` not positive and finite, where it has one.
     """
     if not isinstance(config, dict):
         raise ValueError(f"{name} is {shown(config)!r}")
@@ -46,9 +46,10 @@ def check_config(config: Any, name: str, required: Sequence[str]) -> None:
         if type(value) is not int or not 1 <= value <= 2**53:
             what = f"{key} must be a whole number from 1 to 2**53"
             raise ValueError(f"{what}, got {shown(value)!r}")
-    if not is_number(config["sigma"]) or config["sigma"] <= 0:
+    sigma = config.get("sigma", 1)
+    if not is_number(sigma) or sigma <= 0:
         what = "sigma must be positive and finite"
-        raise ValueError(f"{what}, got {shown(config['sigma'])!r}")
+        raise ValueError(f"{what}, got {shown(sigma)!r}")
 
 
 def check_about(row: dict, where: str) -> None:

@@ -4,13 +4,13 @@ What certificates without noise are made from, see `lipsmooth.margins`. Written 
 logs are, see `lipsmooth.records`.
 """
 
-import math
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lipsmooth.certify import ABSTAIN, Certificates
+from lipsmooth.logchecks import check_about, is_number, shown
 from lipsmooth.radii import radius_margin
 from lipsmooth.records import Kind, Pathlike, RecordWriter, find_rows, read_records
 
@@ -190,19 +190,32 @@ def read_margin_log(path: Pathlike) -> MarginLog:
 
 def _check_row(row: dict, config: dict, where: str) -> None:
     if not {"index", "label", "scores", "norm", "seconds"} <= row.keys():
-        raise ValueError(f"{where} is no row of a margin log: {str(row)[:60]}")
-    for name in ("index", "label"):
-        if type(row[name]) is not int:
-            raise ValueError(f"{where}: {name} is {str(row[name])[:60]!r}")
+        raise ValueError(f"{where} is no row of a margin log: {shown(row)}")
+    check_about(row, where)
     scores, classes = row["scores"], config["num_classes"]
     if not isinstance(scores, list) or len(scores) != classes:
-        found = len(scores) if isinstance(scores, list) else str(scores)[:60]
+        found = len(scores) if isinstance(scores, list) else shown(scores)
         raise ValueError(f"{where}: scores must be {classes} numbers, got {found!r}")
-    for value in (*scores, row["norm"], row["seconds"]):
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"{where}: {str(value)[:60]!r} is not a finite number")
+    for value in (*scores, row["norm"]):
+        if not is_number(value):
+            raise ValueError(f"{where}: {shown(value)!r} is not a finite number")
     if row["norm"] < 0:
         raise ValueError(f"{where}: norm is {row['norm']}")
+
+
+def _check_config(config: dict) -> None:
+    constant, pair = config["lipschitz"], config["rounding"]
+    if not is_number(constant) or constant <= 0:
+        what = "lipschitz must be positive and finite"
+        raise ValueError(f"{what}, got {shown(constant)!r}")
+    if config["num_classes"] < 2:
+        raise ValueError("num_classes must be at least 2, got 1")
+    if pair is None:
+        return
+    fits = isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair))
+    if not fits or min(pair) < 0:
+        what = "rounding must be two numbers, at least 0, or none"
+        raise ValueError(f"{what}, got {shown(pair)!r}")
 
 
 MARGINS = Kind(
@@ -212,6 +225,7 @@ MARGINS = Kind(
     data=("label", "scores", "norm"),
     check=_check_row,
     required=CONFIGURED,
+    check_config=_check_config,
 )
 """How the files of margin logs are told from others, and checked."""
 

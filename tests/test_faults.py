@@ -24,6 +24,7 @@ from lipsmooth.attacklogs import AttackWriter, read_attack_log
 from lipsmooth.cli import main
 from lipsmooth.data import load_dataset
 from lipsmooth.logs import LogWriter, read_log
+from lipsmooth.marginlogs import MarginWriter, read_margin_log
 from lipsmooth.sampling import sample_log
 from lipsmooth.scorelogs import ScoreWriter, read_score_log
 from lipsmooth.shards import shard_path
@@ -53,10 +54,18 @@ def write_attacks(path):
             log.append(index, 1, broken, 0.25)
 
 
+def write_margins(path):
+    config = {"num_classes": 2, "lipschitz": 4.0, "rounding": [1e-9, 1e-9]}
+    with MarginWriter(path, config, {"device": "test"}) as log:
+        for index in range(3):
+            log.append(index, 1, [0.25, index / 16], 3.5, 0.25)
+
+
 KINDS = {
     "votes": (write_votes, read_log),
     "scores": (write_scores, read_score_log),
     "attacks": (write_attacks, read_attack_log),
+    "margins": (write_margins, read_margin_log),
 }
 
 

@@ -143,6 +143,11 @@ def put(where, *keys):
         ("attacks", put(0, "config", "radii", "all"), "radii must be a list"),
         ("attacks", put(0, "config", "radii", ["a"]), "radii must be a list"),
         ("attacks", put(1, "broken", "a"), "'a' is none of the radii"),
+        ("margins", put(0, "config", "lipschitz", "low"), "lipschitz must be positive"),
+        ("margins", put(0, "config", "rounding", [1]), "rounding must be two numbers"),
+        ("margins", put(0, "config", "num_classes", 1), "num_classes must be at least"),
+        ("margins", put(1, "norm", -1), "norm is -1"),
+        ("margins", put(1, "scores", [1, 10**400]), "is not a finite number"),
     ],
 )
 def test_logs_with_right_checksums_and_wrong_content(tmp_path, name, change, message):

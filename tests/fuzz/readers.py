@@ -142,6 +142,18 @@ def attacks() -> list[bytes]:
     return written(write)
 
 
+def margins() -> list[bytes]:
+    from lipsmooth.marginlogs import MarginWriter
+
+    def write(path):
+        config = {"num_classes": 2, "lipschitz": 4.0, "rounding": [1e-9, 1e-9]}
+        with MarginWriter(path, config, {"device": "test"}) as log:
+            log.append(0, 1, [0.25, 0.5], 3.5, 0.25)
+            log.append(1, 1, [0.25, 0.25], 3.5, 0.25)
+
+    return written(write)
+
+
 def log_reader(read: Callable[[Path], object]) -> Callable[[bytes, Path], object]:
     def use(data, folder):
         path = folder / "log"
@@ -181,6 +193,13 @@ def read_attacks(path):
     from lipsmooth.attacklogs import read_attack_log
 
     return read_attack_log(path)
+
+
+def read_margins(path):
+    from lipsmooth.marginlogs import read_margin_log
+    from lipsmooth.tables import certificate_table
+
+    return certificate_table(read_margin_log(path), alpha=0.05)
 
 
 # --- Tables -------------------------------------------------------------------------
@@ -415,6 +434,7 @@ READERS = {
     "decisions": Reader(decisions, log_reader(read_decisions)),
     "scores": Reader(scores, log_reader(read_scores)),
     "attacks": Reader(attacks, log_reader(read_attacks)),
+    "margins": Reader(margins, log_reader(read_margins)),
     "published": Reader(lambda: list(TABLES), read_table),
     "published-votes": Reader(lambda: [PUBLISHED_VOTES], read_published_votes),
     "certificates": Reader(lambda: list(TABLES), read_certificates),
