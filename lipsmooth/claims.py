@@ -31,7 +31,8 @@ class Claim:
     statement : str
         What is claimed, for the reader.
     source : str
-        Citation key of the source, or ``"theorem"`` for a result proved here.
+        Citation key of the source; or ``"theorem"`` for a result proved here,
+        ``"conjecture"`` for one that is not, ``"suite"`` for what tests of ours say.
     relation : {"=", ">=", "<="}
         How ``measured`` should stand to ``published``.
     published, measured : float or None

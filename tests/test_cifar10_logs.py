@@ -121,5 +121,5 @@ def test_the_chapter_samples_anew_where_a_dataset_is_given(tmp_path):
     log = read_log(tmp_path / "logs" / "votes-0.25.jsonl")
     assert (log.config["dataset"], log.config["n"], len(log)) == ("tiny", 60, 4)
     made = {path.name for path in (tmp_path / "logs").glob("*.jsonl")}
-    assert made == {path.name for path in LOGS}, "every committed log can be remade"
+    assert {path.name for path in LOGS} <= made, "a committed log cannot be remade"
     assert "tiny" in (tmp_path / "out.ipynb").read_text()
