@@ -172,13 +172,10 @@ def export_checkpoint(source: Pathlike, target: Pathlike) -> None:
         As for `load_checkpoint`.
     """
     content = read_content(source)
-    if content.get("metadata", {}).get("arch") != "diffusion":
-        model, metadata = load_checkpoint(source)
-        content = {
-            "format": FORMAT,
-            "metadata": metadata,
-            "weights": model.state_dict(),
-        }
+    known = content["metadata"] if content.get("format") == FORMAT else {}
+    if known.get("arch") != "diffusion":
+        model, known = load_checkpoint(source)
+        content = {"format": FORMAT, "metadata": known, "weights": model.state_dict()}
     write_content(target, {**content, "training": None})
 
 
@@ -247,9 +244,8 @@ def _matching(metadata: dict, weights: dict[str, Tensor]) -> nn.Module:
     whole = isinstance(spec["shape"], list | tuple) and isinstance(spec["arch"], str)
     if not whole or {type(k) for k in (*spec["shape"], spec["num_classes"])} != {int}:
         raise ValueError(f"arch, shape and num_classes are {str(spec)[:200]}")
-    if not is_number(metadata.get("sigma", 0)) or not isinstance(
-        metadata.get("dataset", ""), str
-    ):
+    named = isinstance(metadata.get("dataset", ""), str)
+    if not named or not is_number(metadata.get("sigma", 0)):
         raise ValueError("sigma must be a number, and dataset a name")
     if _least_size(spec) > stored_bytes(weights):
         raise ValueError(f"the weights do not fit {spec['arch']!r}: they are too few")

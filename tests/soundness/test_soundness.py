@@ -6,8 +6,8 @@ from copy import deepcopy
 from unittest.mock import patch
 
 import exhaustive
+import long_run
 import pytest
-import run
 import trials
 from mutants import CAUGHT, mutants
 from trials import Setting, all_trials, carry_out, of_votes, vote_trials
@@ -15,7 +15,7 @@ from trials import Setting, all_trials, carry_out, of_votes, vote_trials
 from lipsmooth.certify import STRATEGIES
 from lipsmooth.scorebounds import SCORE_BOUNDS, SCORE_STRATEGIES
 
-RESULT = json.loads(run.OUT.read_text(encoding="utf-8"))
+RESULT = json.loads(long_run.OUT.read_text(encoding="utf-8"))
 SAMPLE = {"half-space, p = 0.7", "half-space, p = 0.5", "three stripes, one thin",
           "hard votes, p = 0.99", "on the fence", "ramp, two rivals"}  # fmt: skip
 TRIALS = [t for t in all_trials() if t.setting.classifier in SAMPLE
@@ -82,7 +82,7 @@ def test_whatever_there_is_has_trials_and_mutants():
     assert tried >= set(STRATEGIES)
     for strategy in SCORE_STRATEGIES:
         assert tried >= {f"scores, {strategy}, {bound}" for bound in SCORE_BOUNDS}
-    assert run._plain(tried) <= set(mutated)
+    assert long_run._plain(tried) <= set(mutated)
     assert min(mutated.count(s) + mutated.count(f"{s}, stopped when false")
                for s in STRATEGIES) >= 4  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_a_trial_is_the_same_again_and_another_with_another_seed():
 
 
 def test_the_last_long_run_found_nothing():
-    assert run.faults(RESULT) == []
+    assert long_run.faults(RESULT) == []
     assert RESULT["largest_n"] == 40
     total = Counter()
     for row in RESULT["trials"]:
@@ -136,14 +136,16 @@ def test_a_fault_is_told(part, change, message):
     rows = [r for r in result[part] if r["procedure"] == result[part][-1]["procedure"]]
     for row in rows:
         row.update(change)
-    assert any(message in fault for fault in run.faults(result))
+    assert any(message in fault for fault in long_run.faults(result))
 
 
 def test_a_run_is_written_and_read_again(tmp_path):
     few = {"all_trials": lambda: TRIALS[:2], "mutants": lambda: QUICK[:1]}
     out = tmp_path / "deep" / "result.json"
-    with patch.multiple(run, **few, TOTAL=1200, MUTANT=5):
-        status = run.main(["--images", "500", "--largest-n", "2", "--out", str(out)])
+    with patch.multiple(long_run, **few, TOTAL=1200, MUTANT=5):
+        status = long_run.main(
+            ["--images", "500", "--largest-n", "2", "--out", str(out)]
+        )
     result = json.loads(out.read_text())
     assert status == 1, "the mutant has too few images to be caught"
     assert [len(result[k]) for k in ("trials", "mutants")] == [2, 1]
