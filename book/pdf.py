@@ -189,7 +189,9 @@ def add_bookmarks(soup, printed):
         page = pages[target["href"][1:]] - 1
         del above[depth + 1 :]
         above += [above[-1]] * (depth + 1 - len(above))  # no part above a chapter
-        item = writer.add_outline_item(text, page, parent=above[-1], is_open=depth < 1)
+        item = writer.add_outline_item(
+            title=text, page_number=page, parent=above[-1], is_open=depth < 1
+        )
         above.append(item)
     writer.page_mode = "/UseOutlines"
     writer.add_metadata({"/Title": TITLE})

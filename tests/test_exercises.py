@@ -313,6 +313,20 @@ def test_chances_and_differences_are_those_of_the_module_and_of_scipy(made):
     assert p_value(first, second) == pytest.approx(expected)
 
 
+def test_judge_and_slab_are_those_of_scipy_and_of_the_suite(made, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests" / "soundness")
+    from known import Layers
+
+    unsound = answer(made, "23_judge_and_slab", "unsound")
+    for k in range(50, 100):
+        p_value = binomtest(k, 1000, 0.05, alternative="greater").pvalue
+        assert unsound(k, 1000, 0.05, 20, 0.01) == (p_value < 0.01 / 20)
+    radius = answer(made, "23_judge_and_slab", "true_radius")
+    for left, right, sigma in ((0.5, 0.9, 0.5), (0.4, 0.4, 0.4), (3, 0.7, 0.6)):
+        slab = Layers([-left, right], [[1, 0], [0, 1], [1, 0]], sigma)
+        assert radius(left, right, sigma) == pytest.approx(slab.radii[1], abs=1e-9)
+
+
 def test_votes_behind_a_print_are_those_of_the_module(made):
     behind = answer(made, "18_reading_a_row", "votes_behind")
     for radius in (0.25, 0.5, 0.9, 0.955, 0.978):
