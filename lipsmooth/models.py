@@ -5,7 +5,6 @@ import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache, partial
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -258,8 +257,6 @@ def _matching(metadata: dict, weights: dict[str, Tensor]) -> nn.Module:
 
 def _least_size(spec: dict) -> int:
     """Return how many numbers a model has, or fewer, without making it."""
-    if spec["arch"] == "lipschitz":  # its first orthogonal matrix; it has no meta form
-        return prod(spec["shape"]) ** 2
     with torch.device("meta"):
         state = build_model(**spec).state_dict()
     return sum(tensor.numel() for tensor in state.values())

@@ -94,6 +94,13 @@ def test_low_precision_leaves_the_matrices_orthogonal(model):
     assert torch.allclose(weight.T @ weight, torch.eye(64), atol=1e-5)
 
 
+def test_a_checkpoint_for_images_in_colour_is_read_again(tmp_path):
+    large = build_model("lipschitz", shape=(3, 32, 32), num_classes=10)
+    save_checkpoint(tmp_path / "large.pt", large)
+    again, _ = load_checkpoint(tmp_path / "large.pt")
+    assert weights_digest(again) == weights_digest(large)
+
+
 def test_maxmin_sorts_pairs():
     x = torch.tensor([[1.0, 5, 3, 2]])
     assert MaxMin()(x).tolist() == [[3, 5, 1, 2]]
