@@ -63,7 +63,7 @@ test: $(STAMP)
 soundness: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soundness/long_run.py
 
-# Fifty kills and what else takes long: a quarter of an hour on two idle cores.
+# Fifty kills and what else takes long: some minutes on two idle cores.
 faults: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/test_faults.py
 

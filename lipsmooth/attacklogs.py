@@ -3,7 +3,7 @@
 Written as vote logs are, see `lipsmooth.records`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,8 +13,9 @@ from lipsmooth.records import (
     Kind,
     Pathlike,
     RecordWriter,
-    find_rows,
+    column,
     read_records,
+    select_rows,
 )
 
 CONFIGURED = ("num_classes", "sigma", "seed", "radii", "alpha")
@@ -58,11 +59,7 @@ class AttackLog:
         ValueError
             If the log lacks one of them.
         """
-        rows = find_rows(self.index, indices, ATTACKS)
-        return replace(
-            self, index=self.index[rows], label=self.label[rows],
-            broken=self.broken[rows], seconds=self.seconds[rows],
-        )  # fmt: skip
+        return select_rows(self, indices, ATTACKS)
 
 
 def read_attack_log(path: Pathlike) -> AttackLog:
@@ -89,14 +86,13 @@ def read_attack_log(path: Pathlike) -> AttackLog:
     """
     header, ordered = read_records(path, ATTACKS)
 
-    def column(name: str, dtype: type) -> NDArray:
-        return np.array([row[name] for row in ordered], dtype=dtype)
-
     distances = [np.inf if row["broken"] is None else row["broken"] for row in ordered]
     return AttackLog(
         config=header["config"], provenance=header["provenance"],
-        index=column("index", np.int64), label=column("label", np.int64),
-        broken=np.array(distances, dtype=float), seconds=column("seconds", float),
+        index=column(ordered, "index", np.int64),
+        label=column(ordered, "label", np.int64),
+        broken=np.array(distances, dtype=float),
+        seconds=column(ordered, "seconds", float),
     )  # fmt: skip
 
 

@@ -74,9 +74,7 @@ def _base(options: argparse.Namespace) -> tuple[nn.Module, Images, float]:
     )  # fmt: skip
     sigma = metadata.get("sigma") if options.sigma is None else options.sigma
     if sigma is None:
-        raise ValueError(
-            f"{options.checkpoint} names no default; give --sigma/--dataset"
-        )
+        raise ValueError(f"{options.checkpoint} names no sigma; give --sigma")
     return model, _images(metadata, options), sigma
 
 

@@ -6,7 +6,7 @@ the disk before the next image is sampled.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,8 +16,9 @@ from lipsmooth.records import (
     Kind,
     Pathlike,
     RecordWriter,
-    find_rows,
+    column,
     read_records,
+    select_rows,
 )
 
 Counts = NDArray[np.int64]
@@ -76,10 +77,7 @@ class VoteLog:
         ValueError
             If the log lacks one of them.
         """
-        rows = find_rows(self.index, indices, VOTES)
-        columns = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
-        present = {name: v[rows] for name, v in columns.items() if v is not None}
-        return replace(self, **present)
+        return select_rows(self, indices, VOTES)
 
 
 def read_log(path: Pathlike) -> VoteLog:
@@ -110,19 +108,19 @@ def read_log(path: Pathlike) -> VoteLog:
     """
     header, ordered = read_records(path, VOTES)
 
-    def column(name: str, dtype: type = np.int64) -> NDArray:
-        return np.array([row[name] for row in ordered], dtype=dtype)
+    def given(name: str, dtype: type) -> NDArray | None:
+        return column(ordered, name, dtype) if name in ordered[0] else None
 
     return VoteLog(
         config=header["config"],
         provenance=header["provenance"],
-        index=column("index"),
-        label=column("label"),
-        counts_selection=column("selection"),
-        counts_estimation=column("estimation"),
-        seconds=column("seconds", float),
-        decision=column("decision", np.int8) if "decision" in ordered[0] else None,
-        best_sigma=column("best_sigma", float) if "best_sigma" in ordered[0] else None,
+        index=column(ordered, "index", np.int64),
+        label=column(ordered, "label", np.int64),
+        counts_selection=column(ordered, "selection", np.int64),
+        counts_estimation=column(ordered, "estimation", np.int64),
+        seconds=column(ordered, "seconds", float),
+        decision=given("decision", np.int8),
+        best_sigma=given("best_sigma", float),
     )
 
 

@@ -4,7 +4,7 @@ What certificates without noise are made from, see `lipsmooth.margins`. Written 
 logs are, see `lipsmooth.records`.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from lipsmooth.certify import ABSTAIN, Certificates
 from lipsmooth.logchecks import check_about, is_number, shown
 from lipsmooth.radii import radius_margin
-from lipsmooth.records import Kind, Pathlike, RecordWriter, find_rows, read_records
+from lipsmooth.records import (
+    Kind,
+    Pathlike,
+    RecordWriter,
+    column,
+    read_records,
+    select_rows,
+)
 
 CONFIGURED = ("num_classes", "lipschitz", "rounding")
 """What the configuration of a margin log holds."""
@@ -68,9 +75,7 @@ class MarginLog:
         ValueError
             If the log lacks one of them.
         """
-        rows = find_rows(self.index, indices, MARGINS)
-        columns = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
-        return replace(self, **{name: column[rows] for name, column in columns.items()})
+        return select_rows(self, indices, MARGINS)
 
     def certificates(self) -> Certificates:
         """Certify every image; see `certify_margins` for what is promised."""
@@ -178,14 +183,15 @@ def read_margin_log(path: Pathlike) -> MarginLog:
     """
     header, ordered = read_records(path, MARGINS)
 
-    def column(name: str, dtype: type = float) -> NDArray:
-        return np.array([row[name] for row in ordered], dtype=dtype)
-
     return MarginLog(
-        config=header["config"], provenance=header["provenance"],
-        index=column("index", np.int64), label=column("label", np.int64),
-        scores=column("scores"), norm=column("norm"), seconds=column("seconds"),
-    )  # fmt: skip
+        config=header["config"],
+        provenance=header["provenance"],
+        index=column(ordered, "index", np.int64),
+        label=column(ordered, "label", np.int64),
+        scores=column(ordered, "scores", float),
+        norm=column(ordered, "norm", float),
+        seconds=column(ordered, "seconds", float),
+    )
 
 
 def _check_row(row: dict, config: dict, where: str) -> None:

@@ -9,11 +9,11 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import BinaryIO, NoReturn, Self
+from typing import BinaryIO, NoReturn, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,7 @@ REQUIRED = ("num_classes", "sigma", "n0", "n", "seed")
 """What the configuration of every log holds."""
 
 Pathlike = str | os.PathLike
+Log = TypeVar("Log")
 
 _CHECKSUM = len(', "crc32": "00000000"}')
 
@@ -154,21 +155,30 @@ def read_records(path: Pathlike, kind: Kind) -> tuple[dict, list[dict]]:
     return header, [rows[index] for index in sorted(rows)]
 
 
-def find_rows(
-    index: NDArray[np.int64], wanted: ArrayLike, kind: Kind
-) -> NDArray[np.int64]:
-    """Return where images stand in a log, whose ``index`` is sorted.
+def select_rows(log: Log, wanted: ArrayLike, kind: Kind) -> Log:
+    """Return a log of the images ``wanted`` alone, in that order.
+
+    Its fields after configuration and provenance are arrays of one row per image,
+    sorted by ``index``, or None.
 
     Raises
     ------
     ValueError
-        If the log lacks one of them.
+        If the log lacks one of the images.
     """
     images = np.asarray(wanted, dtype=np.int64)
-    absent = np.setdiff1d(images, index)
+    absent = np.setdiff1d(images, log.index)
     if len(absent):
         raise ValueError(f"the log has no {kind.content} for image {absent[0]}")
-    return np.searchsorted(index, images)
+    rows = np.searchsorted(log.index, images)
+    columns = {field.name: getattr(log, field.name) for field in fields(log)[2:]}
+    present = {name: v[rows] for name, v in columns.items() if v is not None}
+    return replace(log, **present)
+
+
+def column(rows: Sequence[dict], name: str, dtype: type) -> NDArray:
+    """Return what records have under a name, in their order."""
+    return np.array([row[name] for row in rows], dtype=dtype)
 
 
 class RecordWriter:

@@ -6,7 +6,7 @@ The counterpart of vote logs for scores in [0, 1], written in the same way (see
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple, Self
 
@@ -19,8 +19,9 @@ from lipsmooth.records import (
     Kind,
     Pathlike,
     RecordWriter,
-    find_rows,
+    column,
     read_records,
+    select_rows,
 )
 
 NAMES = ("softmax", "sparsemax", "hardmax")
@@ -137,9 +138,7 @@ class ScoreLog:
         ValueError
             If the log lacks one of them.
         """
-        rows = find_rows(self.index, indices, SCORES)
-        columns = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
-        return replace(self, **{name: column[rows] for name, column in columns.items()})
+        return select_rows(self, indices, SCORES)
 
     def only(self, simplex_map: str | SimplexMap) -> Self:
         """Return the log as if this map alone had been sampled.
@@ -185,15 +184,12 @@ def read_score_log(path: Pathlike) -> ScoreLog:
     """
     header, ordered = read_records(path, SCORES)
 
-    def column(name: str, dtype: type = float) -> NDArray:
-        return np.array([row[name] for row in ordered], dtype=dtype)
-
     return ScoreLog(
         config=header["config"],
         provenance=header["provenance"],
-        index=column("index", np.int64),
-        label=column("label", np.int64),
-        **{name: column(name) for name in (*_MOMENTS, "seconds")},
+        index=column(ordered, "index", np.int64),
+        label=column(ordered, "label", np.int64),
+        **{name: column(ordered, name, float) for name in (*_MOMENTS, "seconds")},
     )
 
 

@@ -180,7 +180,7 @@ def test_it_is_sampled_by_command(tmp_path, capsys):
     torch.save(cohen(20, state_dict=weights), path)
     command = ["sample", str(path), str(log), "--n0", "5", "--n", "20", "--quiet"]
     assert main([*command, "--dataset", str(tmp_path / "data")]) == 2
-    assert "give --sigma/--dataset" in capsys.readouterr().err
+    assert "names no sigma; give --sigma" in capsys.readouterr().err
     command += ["--sigma", "0.25", "--dataset"]
     assert main([*command, "digits"]) == 2
     assert "takes images of shape [3, 32, 32]" in capsys.readouterr().err
