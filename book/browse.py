@@ -184,7 +184,8 @@ def keyboard_faults(visit, most=3000):
 
     From the start of the page the key is pressed until the focus has left the last
     element, and comes to the first again or to none. An element that gets the focus a
-    second time before that holds it captive.
+    second time before that holds it captive; what a key's events put off to a timer is
+    waited for, or a trap set by one would be seen or not as the machine is busy.
     """
     page = visit.page
     page.evaluate(
@@ -198,7 +199,8 @@ def keyboard_faults(visit, most=3000):
         before = page.evaluate("window.focused.length")
         page.keyboard.press("Tab")
         state = page.evaluate(
-            """before => {
+            """async before => {
+              await new Promise(done => setTimeout(done, 2));
               const seen = window.focused, last = seen.at(-1);
               if (seen.length === before) return document.activeElement
                 === document.body ? "end" : "stuck";

@@ -28,8 +28,8 @@ from PIL import Image
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
 
 import readers
-from build import read_preset
 from execution import BuildError
+from presets import read_preset
 from readers import PACKED, RAW, READERS, attempt
 
 from lipsmooth.cli import main

@@ -278,7 +278,7 @@ def presets() -> list[bytes]:
 
 
 def read_preset(data, folder):
-    from build import read_preset
+    from presets import read_preset
 
     path = folder / "preset.yml"
     path.write_bytes(data)

@@ -25,7 +25,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 TRACED = [
     "lipsmooth",
-    "build",
+    "presets",
     "PIL",
     "yaml",
     "zipfile",
