@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lipsmooth.inference import check_precision, optimized
 from lipsmooth.models import build_model
@@ -14,6 +15,7 @@ from lipsmooth.timing import interleaved
 
 SHAPES = {"cnn": (1, 8, 8), "resnet20": (3, 32, 32), "resnet110": (3, 32, 32)}
 SIGMA, CLASSES = 0.25, 10
+SIDE = 512  # of square matrices that fit the cache
 
 
 def published_loop(model, x, n, batch_size):
@@ -43,6 +45,21 @@ def count_only(scores, batches):
         counts.scatter_add_(0, votes, torch.ones_like(votes))
 
 
+def operations(model, batch):
+    """Return the floating point operations of a forward pass, two per product."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(batch)
+    return counter.get_total_flops()
+
+
+def products(dtype, work):
+    """Return a task of about so many operations at the best rate: matrix products."""
+    first, second = torch.randn(2, SIDE, SIDE).to(dtype)
+    out = first @ second
+    times = max(1, round(work / (2 * SIDE**3)))
+    return lambda: [torch.mm(first, second, out=out) for _ in range(times)]
+
+
 def has_bfloat16():
     try:
         check_precision("bfloat16", torch.device("cpu"))
@@ -70,6 +87,10 @@ def measure(arch, *, batch, batches, rounds):
     }
     whole = networks["folded"].network
     tasks["forward folded, unsliced"] = lambda: forward_only(whole, noisy, batches)
+    work = batches * operations(networks["plain"], noisy)
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        if name == "float32" or name in networks:
+            tasks[f"products {name}"] = products(dtype, work)
     for name, network in networks.items():
         tasks[f"forward {name}"] = lambda f=network: forward_only(f, noisy, batches)
         tasks[f"sampling {name}"] = lambda f=network: count_votes(

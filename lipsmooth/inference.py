@@ -77,7 +77,8 @@ def optimized(
     Batch normalisations are folded into the convolutions that feed them, weights that
     are computed from others (orthogonal ones, say) are computed once, all are laid out
     channels-last (on a CPU not with group normalisation), gradients are off, and a CPU
-    takes a batch in slices that fit its cache (`SLICE`).
+    takes a batch in slices that fit its cache (`SLICE`) and lets convolutions do what
+    follows them (`lipsmooth.fusion`).
 
     Parameters
     ----------
@@ -103,9 +104,9 @@ def optimized(
 
     Notes
     -----
-    Which normalisations can be folded is read off a symbolic trace; the copy still
-    runs the model's own ``forward``. A model that cannot be traced is folded within
-    its ``nn.Sequential`` parts.
+    Which normalisations can be folded is read off a symbolic trace. A model that cannot
+    be traced is folded within its ``nn.Sequential`` parts, runs its own ``forward``, and
+    nothing is fused.
     """
     check_precision(precision, _device_of(model))
     network = copy.deepcopy(model).eval()
@@ -119,7 +120,7 @@ def optimized(
         network = network.to(memory_format=torch.channels_last)
     if compiled:
         network = torch.compile(network)
-    elif precision == "bfloat16" and _device_of(network).type == "cpu":
+    elif _device_of(network).type == "cpu":
         network = fused(network)
     return Inference(network, getattr(torch, precision), padded=compiled).eval()
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lipsmooth import fusion, inference
+from lipsmooth import fusion
 from lipsmooth.fusion import FusedConvolution, fused
 from lipsmooth.inference import optimized
 from lipsmooth.models import build_model
@@ -213,17 +213,58 @@ def test_every_convolution_of_a_residual_network(arch):
     assert len(fusions(result)) == every - shortcuts
 
 
-@pytest.mark.skipif(
-    not inference._has_bfloat16(torch.device("cpu")), reason="no bfloat16 on this CPU"
-)
-def test_bfloat16_copies_are_fused_and_others_not():
+def test_inference_copies_are_fused():
     model = build_model("resnet20", shape=(3, 32, 32), num_classes=10)
-    assert fusions(optimized(model, precision="bfloat16"))
-    assert not fusions(optimized(model))
+    assert fusions(optimized(model))
+    assert not fusions(model)
+
+
+def reads_the_shortcut_later(net, x):
+    first = net.relu(net.a(x))
+    return net.relu(net.c(net.b(first)) + first) * first.mean()
+
+
+def keeps_a_view_of_the_shortcut(net, x):
+    first = net.relu(net.a(x))
+    view = first.flatten(1)
+    y = net.relu(net.c(net.b(first)) + first)
+    return y.flatten(1) * view
+
+
+def convolves_the_shortcut_itself(net, x):
+    first = net.relu(net.a(x))
+    return net.relu(net.b(first) + first)
+
+
+def lets_the_shortcut_go(net, x):
+    first = net.relu(net.a(x))
+    return net.relu(net.c(net.b(first)) + first)
+
+
+@pytest.mark.parametrize(
+    ("join", "overwritten"),
+    [(shortcut, 0), (reads_the_shortcut_later, 0), (keeps_a_view_of_the_shortcut, 0),
+     (convolves_the_shortcut_itself, 0),
+     (lets_the_shortcut_go, 1)],
+)  # fmt: skip
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_only_what_nobody_reads_again_is_overwritten(join, overwritten, layout):
+    torch.manual_seed(0)
+    net = Net(join).to(memory_format=layout)
+    result = compare(net, torch.randn(3, 4, 6, 6).to(memory_format=layout))
+    assert sum(part.overwrites for part in fusions(result)) == overwritten
+
+
+@pytest.mark.parametrize(
+    "join", [reads_the_shortcut_later, keeps_a_view_of_the_shortcut]
+)
+def test_overwriting_what_is_read_again_would_be_noticed(join, monkeypatch):
+    monkeypatch.setattr(fusion, "_done_with", lambda *_: True)
+    with pytest.raises(AssertionError, match="not close"):
+        compare(Net(join), torch.randn(3, 4, 6, 6))
 
 
 def test_a_wrong_fusion_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(fusion, "_rectifies", lambda *_: False)
     torch.manual_seed(0)
     monkeypatch.setattr(
         FusedConvolution, "forward", lambda self, x, other=None: self.convolution(x)
