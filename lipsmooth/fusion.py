@@ -99,18 +99,23 @@ def fused(network: nn.Module) -> nn.Module:
     -------
     nn.Module
         The same function up to rounding; the network itself if nothing can be fused:
-        it cannot be traced, or this build of PyTorch lacks the operation.
+        it cannot be traced, makes tensors of its own, has hooks, or this build of
+        PyTorch lacks the operation.
 
     Notes
     -----
     What is fused stands directly one after the other in the symbolic trace, and
     nothing else reads what lies between: nothing can change in the meantime.
     """
-    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+    known = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    if not known or any(map(_has_hooks, network.modules())):
         return network
     try:
         graph = _Tracer().trace(network)
     except Exception:  # tracing runs the model's own code on symbols: anything goes
+        return network
+    # A tensor made in the forward pass, random perhaps, is a constant in the trace.
+    if any("_tensor_constant" in str(node.target) for node in graph.nodes):
         return network
     traced = fx.GraphModule(network, graph)
     parts = dict(traced.named_modules())
@@ -125,6 +130,10 @@ def fused(network: nn.Module) -> nn.Module:
     graph.lint()
     traced.recompile()
     return traced.eval() if found else network
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks)
 
 
 def _fusable(part: nn.Module) -> bool:

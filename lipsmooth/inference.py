@@ -105,8 +105,7 @@ def optimized(
     Notes
     -----
     Which normalisations can be folded is read off a symbolic trace. A model that cannot
-    be traced is folded within its ``nn.Sequential`` parts, runs its own ``forward``, and
-    nothing is fused.
+    be traced is folded within its ``nn.Sequential`` parts, and nothing in it is fused.
     """
     check_precision(precision, _device_of(model))
     network = copy.deepcopy(model).eval()

@@ -201,6 +201,14 @@ def test_what_cannot_be_traced_is_left(monkeypatch):
     assert fused(net) is net
 
 
+def test_what_is_more_than_a_function_of_its_input_is_left():
+    hooked = Net(shortcut).eval()
+    hooked.register_forward_hook(lambda *_: None)
+    assert fused(hooked) is hooked
+    random = Net(lambda net, x: net.relu(net.a(x)) + torch.randn(6)).eval()
+    assert fused(random) is random
+
+
 @pytest.mark.parametrize("arch", ["resnet20", "resnet9-16", "resnet50"])
 def test_every_convolution_of_a_residual_network(arch):
     torch.manual_seed(0)
