@@ -21,7 +21,10 @@ PUBLISHED_MAPS: tuple[Map, ...] = tuple(
     for name in ("sparsemax", "softmax")
     for inverse in (1.0, *np.linspace(0.1, 50, 100), 1e7)
 )
-"""The 204 maps of Delattre et al. (2024): inverse temperatures 0.1 to 50, 1 and 1e7."""
+"""The 204 maps of Delattre et al. (2024): inverse temperatures 0.1 to 50, 1 and 1e7.
+
+:meta hide-value:
+"""
 
 
 def two_class_scores(margin: ArrayLike, maps: Sequence[Map]) -> Array:
