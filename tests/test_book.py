@@ -362,7 +362,7 @@ def test_figures_keep_a_light_ground_in_the_dark(smoke_book, browser):
 def test_search_finds_a_word(smoke_book, browser):
     path = smoke_book.html_dir / "search.html"
     with Visit(browser, path, query="?q=Clopper") as visit:
-        visit.page.wait_for_selector("#search-results li a", timeout=10_000)
+        visit.page.wait_for_selector("#search-results li a")
         hits = visit.page.locator("#search-results li a").all_text_contents()
         assert visit.errors == []
         assert visit.foreign() == []

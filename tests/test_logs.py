@@ -281,7 +281,7 @@ def test_a_writer_can_wait_for_another(path):
         time.sleep(1.0)
         assert waiting.poll() is None
         log.append(4, 1, *votes(4), 0.0)
-    assert waiting.communicate(timeout=30)[0] == "[4]\n"
+    assert waiting.communicate(timeout=120)[0] == "[4]\n"
 
 
 def test_ten_thousand_images_are_read_quickly(path):
