@@ -21,6 +21,7 @@ CARD_TEXT = "From noise to a certificate: add noise, count votes, certify a ball
 NEEDLESS = ["fontawesome.js"]
 SEARCHING = ["searchtools.js", "language_data.js", "searchindex.js"]
 DESIGN = ["sphinx-design.min.css", "design-tabs.js"]
+PER_CENT = re.compile(r"(^|\d) %")  # a number of its own element may stand before
 HOSTS = re.compile(
     r"(?:https://|ssh://git@|git@)(github\.com|gitlab\.com)[:/]"
     r"([\w.-]+/[\w.-]+?)(?:\.git)?/?"
@@ -57,6 +58,7 @@ def finish(folder, site=""):
             upward = "../" * (len(path.relative_to(folder).parts) - 1)
             lighten(soup, searches=path.name == "search.html")
             mark_up(soup)
+            bind(soup)
             share(soup, site or upward)
             path.write_text(str(soup), encoding="utf-8")
     for pattern in ("*.map", "fontawesome.js*"):
@@ -97,6 +99,13 @@ def mark_up(soup):
     # Roles that docutils writes and the standard has given up.
     for entry in soup.select("[role=doc-biblioentry], .citation-list[role=list]"):
         del entry["role"]
+
+
+def bind(soup):
+    """Keep numbers and their per cent signs on one line, but for code."""
+    for text in soup.find_all(string=PER_CENT):
+        if not text.find_parent(["pre", "code", "script", "style"]):
+            text.replace_with(PER_CENT.sub("\\1\N{NO-BREAK SPACE}%", text))
 
 
 def share(soup, root):

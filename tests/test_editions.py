@@ -9,7 +9,7 @@ from browse import Visit
 from bs4 import BeautifulSoup
 from check import deck_faults, foreign_resources, foreign_styles
 from execution import BuildError
-from finish import lighten, mark_up, parse, reading_order, repository, share
+from finish import bind, lighten, mark_up, parse, reading_order, repository, share
 from pdf import compose, make_pdf
 from pypdfium2.raw import FPDF_PAGEOBJ_FORM, FPDF_PAGEOBJ_IMAGE
 from slides import CHOICE, make_decks
@@ -51,6 +51,14 @@ def test_tables_get_headings_and_ids_become_unique():
         ("first", "row"),
     ]
     assert len(soup.select("#twice")) == 1
+
+
+def test_numbers_and_their_signs_stay_on_one_line():
+    text = "<p>5 % of <span>98</span> %, a % b</p><pre>5 % 3</pre><code>7 % 2</code>"
+    soup = BeautifulSoup(text, "html.parser")
+    bind(soup)
+    bound = text.replace("5 % of", "5\xa0% of").replace("</span> %", "</span>\xa0%")
+    assert str(soup) == bound
 
 
 @pytest.mark.parametrize("root", ["../", "https://book.example/"])
