@@ -85,7 +85,7 @@ def measure(arch, *, batch, batches, rounds):
         "noise": lambda: [stream.fill(buffer, k * batch) for k in range(batches)],
         "counting": lambda: count_only(scores, batches),
     }
-    whole = networks["folded"].network
+    whole = networks["folded"].runs
     tasks["forward folded, unsliced"] = lambda: forward_only(whole, noisy, batches)
     work = batches * operations(networks["plain"], noisy)
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):

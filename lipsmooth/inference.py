@@ -42,13 +42,21 @@ class Inference(nn.Module):
     padded : bool
         Fill smaller batches up to the largest so far. What is compiled for one size
         would be compiled again for the next.
+    fusing : bool
+        Run the network fused. `network` keeps the parts that it was built of.
     """
 
     def __init__(
-        self, network: nn.Module, dtype: torch.dtype, *, padded: bool = False
+        self,
+        network: nn.Module,
+        dtype: torch.dtype,
+        *,
+        padded: bool = False,
+        fusing: bool = False,
     ) -> None:
         super().__init__()
         self.network, self.dtype, self.padded = network.to(dtype), dtype, padded
+        self.runs = fused(self.network) if fusing else self.network
         self._largest = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +73,9 @@ class Inference(nn.Module):
             cores = min(torch.get_num_threads(), 4)
             size = x[0].numel() * self.dtype.itemsize
             rows = max(8, cores * SLICE // max(size, 1))
-        parts = [self.network(part.to(self.dtype)).float() for part in x.split(rows)]
+        # Fused operations have no derivatives.
+        network = self.network if x.requires_grad else self.runs
+        parts = [network(part.to(self.dtype)).float() for part in x.split(rows)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -119,9 +129,9 @@ def optimized(
         network = network.to(memory_format=torch.channels_last)
     if compiled:
         network = torch.compile(network)
-    elif _device_of(network).type == "cpu":
-        network = fused(network)
-    return Inference(network, getattr(torch, precision), padded=compiled).eval()
+    fusing = not compiled and _device_of(network).type == "cpu"
+    dtype = getattr(torch, precision)
+    return Inference(network, dtype, padded=compiled, fusing=fusing).eval()
 
 
 def _fix_parametrizations(network: nn.Module) -> None:

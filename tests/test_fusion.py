@@ -10,6 +10,7 @@ from torch.nn import functional
 from lipsmooth import fusion
 from lipsmooth.fusion import FusedConvolution, fused
 from lipsmooth.inference import optimized
+from lipsmooth.lipschitz import product_upper_bound
 from lipsmooth.models import build_model
 
 
@@ -223,8 +224,11 @@ def test_every_convolution_of_a_residual_network(arch):
 
 def test_inference_copies_are_fused():
     model = build_model("resnet20", shape=(3, 32, 32), num_classes=10)
-    assert fusions(optimized(model))
+    copied = optimized(model)
+    assert fusions(copied.runs)
     assert not fusions(model)
+    assert not fusions(copied.network)
+    assert product_upper_bound(copied, (3, 32, 32)) > 0  # layers of known kinds
 
 
 def reads_the_shortcut_later(net, x):

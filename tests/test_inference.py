@@ -71,6 +71,17 @@ def test_the_original_is_untouched(model):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+def test_derivatives_by_the_image_stay(model):
+    x = torch.randn(3, *model.spec["shape"])
+    slopes = []
+    for network in (model, optimized(model)):
+        image = x.clone().requires_grad_()
+        network(image).square().sum().backward()
+        slopes.append(image.grad)
+    assert slopes[0].abs().max() > 0
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-3, atol=1e-4)
+
+
 def test_slices_do_not_depend_on_the_batch(model):
     x = torch.randn(200, *model.spec["shape"])
     fast = optimized(model)
