@@ -18,16 +18,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 import exhaustive
-from mutants import CAUGHT, mutants
+from judging import Trial, carry_out
+from mistakes import CAUGHT
+from mutants import mutants
 from tqdm import tqdm
-from trials import all_trials, carry_out
+from trials import all_trials
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "notebooks" / "data" / "soundness.json"
 TOTAL = 100_000
 """Certifications that a procedure gets at least, in all its settings together."""
 MUTANT = 20_000
-"""Certifications of a mutant, which is wrong far more often than a test needs."""
+"""Certifications of a mutant, which is wrong far more often than a test needs; half as
+many where each takes long."""
 FAMILY = 0.01
 """Chance that sound code fails the suite: by Bonferroni's correction each of the trials
 is judged at this level over their number."""
@@ -38,10 +41,10 @@ def conduct(images: int, largest: int, seed: int) -> dict:
     begun = time.perf_counter()
     trials = all_trials()
     settings = Counter(t.procedure for t in trials)
-    rows = [
-        asdict(carry_out(t, max(images, -(-TOTAL // settings[t.procedure])), seed))
-        for t in _shown("trials", trials)
-    ]
+    rows = []
+    for t in _shown("trials", trials):
+        least = -(-TOTAL // settings[t.procedure])
+        rows.append(asdict(carry_out(t, max(images // t.slow, least), seed)))
     exact = [
         row
         for classes in _shown("classes", (2, 3, 4))
@@ -50,7 +53,7 @@ def conduct(images: int, largest: int, seed: int) -> dict:
     exact += [*exhaustive.of_scores(largest), *exhaustive.of_tests(20_000)]
     unanswered = exhaustive.open_rules(exact)
     caught = [
-        {"mistake": m.mistake, **asdict(carry_out(m.trial, MUTANT, seed))}
+        {"mistake": m.mistake, **asdict(carry_out(m.trial, _fewer(m.trial), seed))}
         for m in _shown("mutants", mutants())
     ]
     return {
@@ -114,6 +117,10 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     print(*told, f"{counted}; {len(told)} faults; {result['minutes']} min", sep="\n")
     return 1 if told else 0
+
+
+def _fewer(trial: Trial) -> int:
+    return MUTANT if trial.slow == 1 else MUTANT // 2
 
 
 def _plain(names: set[str]) -> set[str]:

@@ -7,22 +7,20 @@ suite: then the suite could not have caught the same mistake in the code.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from unittest.mock import patch
 
 import numpy as np
+from judging import Setting, Trial, is_false
+from levels import level_mutants
+from mistakes import Mutant, deaf, under
 from panel import known
 from scipy.special import ndtri
 from trials import (
     COINS,
     STOPPED,
     WITHOUT_COINS,
-    Setting,
-    Trial,
     draw_votes,
-    is_false,
     of_decisions,
     of_looks,
     of_maps,
@@ -38,64 +36,13 @@ from lipsmooth.budget import least_votes
 from lipsmooth.certify import ABSTAIN, STRATEGIES, Certificates, certify_counts
 from lipsmooth.scorebounds import SCORE_BOUNDS, SCORE_STRATEGIES
 
-CAUGHT = 1e-9
-"""A mutant is caught if its failures are less probable than this at its level."""
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A procedure with a mistake, and the trial that should find it."""
-
-    mistake: str
-    trial: Trial
-
-    @property
-    def name(self) -> str:
-        """The procedure and the mistake."""
-        return f"{self.trial.procedure}: {self.mistake}"
-
-
-@contextmanager
-def exchanged(**names: Callable):
-    """Let functions stand in for others, by ``module__function``."""
-    with ExitStack() as stack:
-        for name, stand_in in names.items():
-            module, function = name.split("__")
-            stack.enter_context(patch(f"lipsmooth.{module}.{function}", stand_in))
-        yield
-
-
-def under(names: dict, run: Callable) -> Callable:
-    """Return the trial that runs with functions exchanged."""
-
-    def mutated(images, rng):
-        with exchanged(**names):
-            return run(images, rng)
-
-    return mutated
-
 
 def mutants() -> list[Mutant]:
     """Return every mutant of everything in the registries."""
-    return [*vote_mutants(), *stopping_mutants(), *score_mutants()]
+    return [*vote_mutants(), *stopping_mutants(), *score_mutants(), *level_mutants()]
 
 
 # Mistakes in bounds
-
-
-def at_level(bound: Callable, alpha: float) -> Callable:
-    """Return a bound that is deaf to the level it is asked for."""
-    return lambda *args, alpha=None, _level=alpha: bound(*args, alpha=_level)
-
-
-def deaf(alpha: float) -> dict:
-    """Exchange the bounds of votes for ones at a level of their own."""
-    return {
-        "strategies__clopper_pearson_lower":
-            at_level(intervals.clopper_pearson_lower, alpha),
-        "strategies__clopper_pearson_upper":
-            at_level(intervals.clopper_pearson_upper, alpha),
-    }  # fmt: skip
 
 
 def wald_lower(k, n, *, alpha):

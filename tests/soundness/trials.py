@@ -7,22 +7,15 @@ public functions, and tells which certificates are false: another class than tha
 the smoothed classifier, or a radius above the true one.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from judging import Setting, Trial, is_false
+from levels import level_trials
 from panel import known
-from scipy.stats import binomtest
 
 from lipsmooth.budget import rehearse
-from lipsmooth.certify import (
-    ABSTAIN,
-    STRATEGIES,
-    Certificates,
-    certify_counts,
-    predict_counts,
-)
+from lipsmooth.certify import ABSTAIN, STRATEGIES, certify_counts, predict_counts
 from lipsmooth.decisions import certify_log
 from lipsmooth.logs import VoteLog
 from lipsmooth.perinput import certify_best_map
@@ -38,63 +31,6 @@ COINS = 20_261
 
 MAPS = np.array([1, 2, 3, 5, 8, 13])
 """Frequencies of the maps among which `certify_best_map` may choose."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A classifier of the panel, numbers of samples and a level."""
-
-    classifier: str
-    n0: int
-    n: int
-    alpha: float
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A procedure under one setting; ``run(images, rng)`` tells what was false."""
-
-    procedure: str
-    setting: Setting
-    run: Callable
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How often a procedure was wrong, and how surprising that is at its level."""
-
-    procedure: str
-    classifier: str
-    n0: int
-    n: int
-    alpha: float
-    certifications: int
-    failures: int
-    certified: int
-    p_value: float
-
-    @property
-    def rate(self) -> float:
-        """Share of false certificates among all certifications."""
-        return self.failures / self.certifications
-
-
-def carry_out(trial: Trial, images: int, seed: int) -> Outcome:
-    """Run a trial and judge it: the chance of so many failures at its level."""
-    tag = f"{trial.procedure}|{trial.setting}".encode()
-    wrong, certified = trial.run(images, np.random.default_rng([seed, *tag]))
-    failures, s = int(np.sum(wrong)), trial.setting
-    p_value = binomtest(failures, len(wrong), s.alpha, alternative="greater").pvalue
-    return Outcome(
-        trial.procedure, s.classifier, s.n0, s.n, s.alpha, len(wrong), failures,
-        int(np.sum(certified)), float(p_value),
-    )  # fmt: skip
-
-
-def is_false(found: Certificates, truth) -> tuple[np.ndarray, np.ndarray]:
-    """Return which certificates are false, and which are no abstentions."""
-    certified = found.prediction != ABSTAIN
-    return certified & (found.radius > truth.radii[found.prediction]), certified
 
 
 # Votes, their number fixed
@@ -330,7 +266,7 @@ STOPPED = ("half-space, p = 0.7", "half-space, p = 0.99", "three stripes, one th
 
 def all_trials() -> list[Trial]:
     """Return every trial of everything in the registries."""
-    return [*vote_trials(), *stopped_trials(), *score_trials()]
+    return [*vote_trials(), *stopped_trials(), *score_trials(), *level_trials()]
 
 
 def vote_trials(classifiers=tuple(FIXED)) -> list[Trial]:
