@@ -285,10 +285,14 @@ def level_mutants() -> list[Mutant]:
             add(swap, name, few, partial(run, s=few, swapped=True))
         add("each candidate at alpha", f"{BEST}, {strategy}", AT_THE_EDGE,
             under({"noise_level__certify_counts": unpaid}, best))  # fmt: skip
-    s = Setting("half-space, p = 0.7", 20, APART.n - 20, APART.alpha)
-    run = partial(of_searched, s=s, strategy="mono", search=APART)
-    add("certified from the last votes of the search", f"{SEARCHED}, mono", s,
-        partial(run, start=lambda level: level.start - APART.n), SLOW // 2)  # fmt: skip
+    for which, size, start in (
+        ("the last votes", APART.n, lambda level: level.start - APART.n),
+        ("all samples", samples_of(APART), lambda level: 0),
+    ):
+        s = Setting("half-space, p = 0.7", 20, size - 20, APART.alpha)
+        run = partial(of_searched, s=s, strategy="mono", search=APART, start=start)
+        add(f"certified from {which} of the search", f"{SEARCHED}, mono", s, run,
+            SLOW // 2)  # fmt: skip
     s = replace(STEEP, n=980)
     run = partial(of_climbed, s=s, strategy="mono", rate=0.03, steps=25, n=40)
     add("certified from the samples of the ascent", f"{CLIMBED}, mono", s,
