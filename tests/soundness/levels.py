@@ -261,8 +261,8 @@ def level_mutants() -> list[Mutant]:
     """Return the mutants of a noise level per input.
 
     A level of 0.2 shows the same mistakes as a smaller one, with fewer images. `mono`
-    alone has the mutants that certify what was chosen on the same votes: that chooses
-    between two, and two bounds at half of alpha bear a choice between two.
+    alone has the mutants that certify what was chosen on the same votes: they fail at
+    less than twice the level, which the two halves of alpha in `max-upper` would hide.
     """
     found = []
 
