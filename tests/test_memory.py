@@ -164,8 +164,7 @@ class FirstBall(MemoryClassifier):
     [Forgetful, Uncut, CutAtTheCentre, Undiminished, LookedUpWithoutRoom, WithoutSlack],
 )
 def test_a_mistake_in_the_memory_is_noticed(kind):
-    found = [contradictions(ask(kind, seed, 1 + seed % 50)[1]) for seed in range(40)]
-    assert sum(found) > 0
+    assert any(contradictions(ask(kind, seed, 1 + seed % 50)[1]) for seed in range(40))
 
 
 def test_the_first_ball_would_do_but_promises_less():
