@@ -97,10 +97,10 @@ notebook: $(STAMP)
 lock:
 	rm -rf _build/lock
 	$(PYTHON) -m venv _build/lock
-	_build/lock/bin/python -m pip install --quiet -r requirements.txt
+	_build/lock/bin/python -m pip install --quiet --upgrade setuptools -r requirements.txt
 	( echo '# The full resolution of requirements.txt, written by `make lock`. CUDA wheels are left' && \
 	  echo '# out: which of them are needed depends on the platform.' && \
-	  _build/lock/bin/python -m pip freeze | grep -vE '^(nvidia-|cuda-|triton==)' ) > constraints.txt
+	  _build/lock/bin/python -m pip freeze --all | grep -vE '^(nvidia-|cuda-|triton==|pip==)' ) > constraints.txt
 	rm -rf _build/lock
 	$(MAKE) hashes
 
