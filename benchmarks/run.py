@@ -62,7 +62,6 @@ FULL = {
 }
 QUICK = {
     "networks": [
-        {"arch": "cnn", "batch": 50, "batches": 1, "rounds": 1},
         {"arch": "resnet20", "batch": 4, "batches": 1, "rounds": 1},
     ],
     "certifying": [{"images": 20, "classes": 5, "rows": 5, "rounds": 1}],

@@ -214,7 +214,13 @@ def tiny_book(folder):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for name in ("build.py", "execution.py", "finish.py", "solutions.py"):
+    for name in (
+        "build.py",
+        "execution.py",
+        "finish.py",
+        "presets.py",
+        "solutions.py",
+    ):
         (folder / "book").mkdir(exist_ok=True)
         shutil.copy(ROOT / "book" / name, folder / "book" / name)
     return Book(folder, "smoke")

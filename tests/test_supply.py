@@ -63,7 +63,8 @@ def test_the_lock_has_the_constraints_with_hashes_and_what_one_platform_adds():
     added = [name for name in lock if name not in constraints]
     others = r"nvidia-|cuda-|triton$|setuptools$|wheel$"
     assert not [name for name in added if not re.match(others, name)]
-    assert {"triton", "setuptools"} < set(added)
+    assert "triton" in added
+    assert {"setuptools", "wheel"} < constraints.keys()
     head = LOCK.read_text().splitlines()[1]
     assert "Linux x86-64 with Python 3.11" in head
 
