@@ -10,6 +10,9 @@ from conftest import ROOT
 
 from lipsmooth.certify import certify_counts
 
+# One process makes what the tests look at.
+pytestmark = pytest.mark.xdist_group("benchmarks")
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
