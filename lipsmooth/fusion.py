@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from lipsmooth.hooks import has_hooks
+
 _RECTIFIED = {functional.relu, torch.relu, torch.relu_, "relu", "relu_"}
 _ADDED = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _OVERWRITING = {operator.iadd, "add_"}
@@ -48,7 +50,8 @@ class FusedConvolution(nn.Module):
         if other is None:
             alone = part.weight, part.bias, *numbers, last, [], ""
             return operations._convolution_pointwise(x, *alone)
-        if other.shape != self._shape(x):  # a sum that broadcasts
+        # A sum that broadcasts, or one of two precisions.
+        if other.shape != self._shape(x) or other.dtype != x.dtype:
             y = part(x) + other
             return y.relu() if self.rectified else y
         last = last if self.rectified else None
@@ -108,7 +111,7 @@ def fused(network: nn.Module) -> nn.Module:
     nothing else reads what lies between: nothing can change in the meantime.
     """
     known = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    if not known or any(map(_has_hooks, network.modules())):
+    if not known or any(map(has_hooks, network.modules())):
         return network
     try:
         graph = _Tracer().trace(network)
@@ -118,22 +121,19 @@ def fused(network: nn.Module) -> nn.Module:
     if any("_tensor_constant" in str(node.target) for node in graph.nodes):
         return network
     traced = fx.GraphModule(network, graph)
-    parts = dict(traced.named_modules())
-    for node in list(graph.nodes):
-        if node.op == "call_module" and isinstance(parts[node.target], nn.Identity):
+    parts, convolutions = dict(traced.named_modules()), []
+    # A module that is given its input by name is left as it is.
+    calls = [n for n in graph.nodes if n.op == "call_module" and len(n.args) == 1]
+    for node in calls:
+        if isinstance(parts[node.target], nn.Identity):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
-    found = 0
-    for node in list(graph.nodes):
-        if node.op == "call_module" and _fusable(parts[node.target]):
-            found += _fuse(traced, node)
+        elif _fusable(parts[node.target]):
+            convolutions.append(node)
+    found = sum(_fuse(traced, node) for node in convolutions)
     graph.lint()
     traced.recompile()
     return traced.eval() if found else network
-
-
-def _has_hooks(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks)
 
 
 def _fusable(part: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lipsmooth.hooks import reject_hooks
 from lipsmooth.inference import Inference
 from lipsmooth.lipnets import MaxMin, Scale
 from lipsmooth.normalize import Normalize
@@ -74,10 +75,7 @@ def product_upper_bound(
 def _bound(module: nn.Module, shape: Shape, norm: Norm) -> tuple[float, Shape]:
     """Return a Lipschitz constant and the shape of the output."""
     kind = parametrize.type_before_parametrizations(module)  # exactly: no subclasses
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise ValueError(
-            f"{kind.__name__} has hooks, which may change what it computes"
-        )
+    reject_hooks(module)
     for part in module.parameters(recurse=False):
         if part.dtype not in (torch.float32, torch.float64):
             raise ValueError(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from lipsmooth.hooks import reject_hooks
 from lipsmooth.inference import Inference
 from lipsmooth.lipnets import MaxMin, Scale
 from lipsmooth.spectral import gram_bound
@@ -87,10 +88,7 @@ def rounding_bound(module: nn.Module, *, dtype: torch.dtype) -> Affine:
 
 def _layers(module: nn.Module) -> Iterable[nn.Module]:
     kind = parametrize.type_before_parametrizations(module)
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise ValueError(
-            f"{kind.__name__} has hooks, which may change what it computes"
-        )
+    reject_hooks(module)
     if kind is nn.Sequential:
         for part in module:
             yield from _layers(part)

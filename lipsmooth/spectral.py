@@ -15,6 +15,8 @@ from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lipsmooth.hooks import reject_hooks
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 POOLINGS = (
     nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
@@ -192,10 +194,7 @@ def _kind(module: nn.Module) -> type:
     kind = parametrize.type_before_parametrizations(module)
     if kind is not nn.Linear and kind not in (*CONVOLUTIONS, *POOLINGS):
         raise ValueError(f"no spectral norm is known for {type(module).__name__}")
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise ValueError(
-            f"{kind.__name__} has hooks, which may change what it computes"
-        )
+    reject_hooks(module)
     return kind
 
 

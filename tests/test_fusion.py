@@ -136,6 +136,10 @@ def overwrites_what_is_read_again(net, x):
     return y + net.c(x).sigmoid() * y
 
 
+def called_by_name(net, x):
+    return net.relu(net.a(input=x))
+
+
 def leaky(net, x):
     return functional.leaky_relu(net.a(x))
 
@@ -149,6 +153,7 @@ def leaky(net, x):
         constant,
         overwrites_input,
         overwritten_between,
+        called_by_name,
         leaky,
     ],
 )
@@ -220,6 +225,26 @@ def test_every_convolution_of_a_residual_network(arch):
     # Where a shortcut convolves, the sum waits for two: one of them stays as it is.
     shortcuts = sum("downsample.0" in name for name, _ in network.named_modules())
     assert len(fusions(result)) == every - shortcuts
+
+
+def test_an_identity_called_by_name_stays():
+    net = Net(lambda net, x: net.relu(net.a(net.b(input=x))))
+    net.b = nn.Identity()
+    assert len(fusions(compare(net, torch.randn(2, 4, 6, 6)))) == 1
+
+
+def test_a_sum_of_two_precisions_has_the_finer_one():
+    def join(net, x):
+        finer = x.float()
+        return net.relu(net.a(x) + finer)
+
+    net = Net(join).eval().bfloat16()
+    x = torch.randn(2, 4, 6, 6, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        expected, result = net(x), fused(net)
+        assert len(fusions(result)) == 1
+        assert result(x).dtype == expected.dtype == torch.float32
+        torch.testing.assert_close(result(x), expected)
 
 
 def test_inference_copies_are_fused():
