@@ -43,7 +43,7 @@ from execution import (
     run_notebooks,
 )
 from filelock import FileLock
-from presets import read_preset
+from presets import read_assignments, read_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 EDITIONS = ("instructor", "student")
@@ -105,15 +105,8 @@ class Book:
     def parameters(self):
         """Return each notebook with its parameters under the preset, names checked."""
         path = self.root / "notebooks" / "params" / f"{self.preset}.yml"
-        chosen = read_preset(path)
         notebooks = self.notebooks()
-        stems = [notebook.stem for notebook in notebooks]
-        unknown = sorted(set(chosen) - set(stems))
-        if unknown:
-            raise BuildError(
-                f"{path.relative_to(self.root)}: no notebook named "
-                f"{', '.join(unknown)}; _toc.yml has {', '.join(stems)}"
-            )
+        chosen = read_preset(path, [notebook.stem for notebook in notebooks])
         return [(n, n.parameters(chosen.get(n.stem) or {})) for n in notebooks]
 
     def stale(self):
@@ -261,7 +254,7 @@ def run_one(name, assignments, preset="book"):
     stem = Path(name).stem
     if stem not in found:
         raise BuildError(f"no notebook named {stem!r}; there are {', '.join(found)}")
-    chosen = {key: yaml.safe_load(value) for key, value in assignments}
+    chosen = read_assignments(assignments)
     output = book.build_dir / "notebooks" / f"{stem}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     shop = Workshop(book.root, preset)

@@ -4,21 +4,42 @@ import yaml
 from execution import BuildError
 
 MOST_VALUES = 10_000  # of all parameters in a preset
+# What the reader of YAML raises, and what it lets through from the values it makes.
+REFUSED = (
+    yaml.YAMLError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 
 
-def read_preset(path):
+def read_assignments(pairs):
+    """Return {parameter: value} of (name, text) pairs, each text as YAML.
+
+    Raises
+    ------
+    BuildError
+        If a text is no YAML.
+    """
+    chosen = {}
+    for name, text in pairs:
+        try:
+            chosen[name] = yaml.safe_load(text)
+        except REFUSED as error:
+            raise BuildError(f"-p {name} {text}: no YAML: {error}") from None
+    return chosen
+
+
+def read_preset(path, stems=None):
     """Return {notebook: {parameter: value}} of a preset.
 
     Raises
     ------
     BuildError
-        If the file is no YAML of that form, or a value neither plain nor a list of
-        plain ones, at most `MOST_VALUES` in all.
+        If the file is no YAML of that form, names a notebook that is not among
+        ``stems`` where they are given, or has a value that is neither plain nor a list
+        of plain ones, at most `MOST_VALUES` in all.
     """
     try:
         chosen = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ArithmeticError, LookupError, RecursionError, TypeError,
-            ValueError) as error:  # fmt: skip
+    except REFUSED as error:
         raise BuildError(f"{path} is no YAML: {error}") from None
     if not isinstance(chosen, dict):
         raise BuildError(f"{path} must name notebooks, got {type(chosen).__name__}")
@@ -35,4 +56,7 @@ def read_preset(path):
             raise BuildError(f"{path}: a value is a {type(value).__name__}")
         if len(values) > MOST_VALUES:
             raise BuildError(f"{path} has more than {MOST_VALUES} values")
+    if stems is not None and (unknown := sorted(set(chosen) - set(stems))):
+        unknown, known = ", ".join(unknown), ", ".join(stems)
+        raise BuildError(f"{path}: no notebook named {unknown}; _toc.yml has {known}")
     return chosen

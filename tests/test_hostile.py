@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
 
 import readers
 from execution import BuildError
-from presets import read_preset
+from presets import read_assignments, read_preset
 from readers import PACKED, RAW, READERS, attempt
 
 from lipsmooth.cli import main
@@ -244,6 +244,15 @@ def test_presets_that_are_none(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(BuildError, match=message):
         read_preset(path)
+
+
+def test_assignments_that_are_none():
+    pairs = [("n", "3"), ("alpha", "1e-3"), ("name", "x"), ("n", "[1, 2]")]
+    chosen = read_assignments(pairs)
+    assert chosen == {"n": [1, 2], "alpha": "1e-3", "name": "x"}
+    for text in ("[1", "{a: }}", "!!python/object:os.system x", "2020-13-45"):
+        with pytest.raises(BuildError, match="^-p n .* no YAML"):
+            read_assignments([("n", text)])
 
 
 def test_a_preset_of_a_billion_laughs(tmp_path):
