@@ -251,7 +251,7 @@ def test_assignments_that_are_none():
     chosen = read_assignments(pairs)
     assert chosen == {"n": [1, 2], "alpha": "1e-3", "name": "x"}
     for text in ("[1", "{a: }}", "!!python/object:os.system x", "2020-13-45"):
-        with pytest.raises(BuildError, match="^-p n .* no YAML"):
+        with pytest.raises(BuildError, match=r"^-p n .* no YAML"):
             read_assignments([("n", text)])
 
 
