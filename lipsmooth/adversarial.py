@@ -135,7 +135,7 @@ def closest_adversarial_images(
             shortest = torch.where(nearer, length, shortest)
             rate = 0.01 + 0.495 * (1 + cos(pi * k / steps))
             shift = shift + rate * gradient / _lengths(gradient).clamp(min=TINY)
-            norm = norm * torch.where(wrong, 1 - change, 1 + change)
+            norm = torch.where(wrong, norm * (1 - change), norm * (1 + change))
             norm = norm.minimum(corner)
             shift = norm * shift / _lengths(shift).clamp(min=TINY)
             shift = (x + shift).clamp(0, 1) - x
