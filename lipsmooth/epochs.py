@@ -70,7 +70,8 @@ def run_epochs(
     progress : bool
         Whether it is shown.
     before : mapping, optional
-        Settings of checkpoints that were written before these had a name.
+        Settings of checkpoints that were written before these had a name. A mapping
+        among them completes the checkpoint's.
 
     Returns
     -------
@@ -120,7 +121,7 @@ def _resume(
     before: Mapping[str, Any],
 ) -> list[dict]:
     content = read_checkpoint(checkpoint)
-    metadata = {**before, **content["metadata"]}
+    metadata = _completed(content["metadata"], before)
     for key, value in {**settings, **getattr(model, "spec", {})}.items():
         if metadata.get(key) != value:
             raise ValueError(
@@ -138,6 +139,14 @@ def _resume(
             what = f"has no state of the {name}: {type(error).__name__}"
             raise ValueError(f"checkpoint {checkpoint} {what}") from None
     return history
+
+
+def _completed(metadata: Mapping[str, Any], before: Mapping[str, Any]) -> dict:
+    completed = {**before, **metadata}
+    for key, known in before.items():
+        if isinstance(known, Mapping) and isinstance(completed[key], Mapping):
+            completed[key] = {**known, **completed[key]}
+    return completed
 
 
 def cached(

@@ -10,8 +10,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, log_softmax, nll_loss, softmax
+from torch.nn.functional import cross_entropy, log_softmax, softmax
 from torch.special import ndtri
+
+from lipsmooth.adversarial import (
+    adversarial_images,
+    closest_adversarial_images,
+    copies_scores,
+    soft_cross_entropy,
+    warmed,
+)
 
 FLOOR = 1e-20
 """Smallest score that MACER tells from 0, 9.3 standard deviations out: Φ⁻¹ is then
@@ -67,7 +75,7 @@ def gaussian(
     ----------
     Cohen, Rosenfeld and Kolter (2019), section 3.3.
     """
-    scores = _scores(model, x + _noise(x, sigma, copies, generator))
+    scores = copies_scores(model, x + _noise(x, sigma, copies, generator))
     return Loss(_cross_entropy(scores, y), _hits(scores, y))
 
 
@@ -105,7 +113,7 @@ def consistency(
     Jeong and Shin (2020), *Consistency regularization for certified robustness of
     smoothed classifiers*, section 3.
     """
-    scores = _scores(model, x + _noise(x, sigma, copies, generator))
+    scores = copies_scores(model, x + _noise(x, sigma, copies, generator))
     logs = log_softmax(scores, dim=-1)
     mean_log = logs.logsumexp(dim=0) - log(copies)
     mean = mean_log.exp()
@@ -160,8 +168,8 @@ def macer(
     ----------
     Zhai et al. (2020), *MACER*, algorithm 1.
     """
-    scores = _scores(model, x + _noise(x, sigma, copies, generator))
-    value = _soft_cross_entropy(scores, y)
+    scores = copies_scores(model, x + _noise(x, sigma, copies, generator))
+    value = soft_cross_entropy(scores, y)
     soft = softmax(inverse_temperature * scores, dim=-1).mean(dim=0)
     own = torch.zeros_like(soft, dtype=torch.bool).scatter_(1, y[:, None], True)
     rivals = soft.masked_fill(own, 0)
@@ -181,8 +189,12 @@ def smoothadv(
     copies: int = 2,
     radius: float = 0.5,
     steps: int = 2,
+    warmup: int = 0,
+    epoch: int = 0,
 ) -> Loss:
     """Gaussian augmentation around an image that attacks the smoothed classifier.
+
+    The attack is `lipsmooth.adversarial.adversarial_images`.
 
     Parameters
     ----------
@@ -195,6 +207,10 @@ def smoothadv(
         L2 distance the attack may go, at least 0.
     steps : int
         Of the attack.
+    warmup : int
+        Epochs over which the radius grows, see `lipsmooth.adversarial.warmed`.
+    epoch : int
+        Number of this one, from 0. The trainer gives it.
 
     Returns
     -------
@@ -203,63 +219,57 @@ def smoothadv(
     References
     ----------
     Salman et al. (2019), *Provably robust deep learning via adversarially trained
-    smoothed classifiers*, sections 2.2 and 3.
+    smoothed classifiers*, sections 2.2 and 3; the warm-up is in their code.
     """
     noise = _noise(x, sigma, copies, generator)
-    attacked = adversarial_images(model, x, y, noise, radius=radius, steps=steps)
-    scores = _scores(model, attacked + noise)
+    reach = warmed(radius, warmup, epoch)
+    attacked = adversarial_images(model, x, y, noise, radius=reach, steps=steps)
+    scores = copies_scores(model, attacked + noise)
     return Loss(_cross_entropy(scores, y), _hits(scores, y))
 
 
-def adversarial_images(
-    model: nn.Module, x: Tensor, y: Tensor, noise: Tensor, *, radius: float, steps: int
-) -> Tensor:
-    """Attack the soft smoothed classifier, with the noise held fixed.
+def smoothadv_ddn(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    sigma: float,
+    generator: torch.Generator,
+    copies: int = 2,
+    radius: float = 0.5,
+    steps: int = 4,
+    warmup: int = 0,
+    epoch: int = 0,
+) -> Loss:
+    """Gaussian augmentation around the nearest image that is answered wrongly.
 
-    Projected gradient ascent on −log of the mean softmax score of the label, in steps
-    of 2 radius / steps along the normalised gradient, in evaluation mode: statistics
-    of batch normalisations neither see the attack nor give way to it.
+    The attack is `lipsmooth.adversarial.closest_adversarial_images`; images that are
+    wrong already, or out of its reach, it leaves alone.
 
     Parameters
     ----------
-    model : nn.Module
-        From images to logits; left in the mode it was in.
-    x : Tensor, shape (batch, C, H, W)
-        Images in [0, 1].
-    y : Tensor of int, shape (batch,)
-        Labels.
-    noise : Tensor, shape (copies, batch, C, H, W)
-        What is added to the images.
+    model, x, y, sigma, generator
+        As for `gaussian`.
+    copies, warmup, epoch
+        As for `smoothadv`.
     radius : float
-        L2 distance allowed.
+        L2 distance at which the attack begins, and the largest it may end at.
     steps : int
-        At least 1.
+        Of the attack. The first looks at the image itself: with one this is `gaussian`.
 
     Returns
     -------
-    Tensor, shape (batch, C, H, W)
-        Images in [0, 1], each within ``radius`` of its own. One whose gradient vanishes
-        stays where it is.
+    Loss
+
+    References
+    ----------
+    Salman et al. (2019), with the attack of Rony et al. (2019).
     """
-    if radius == 0:
-        return x
-    mode, shift = model.training, torch.zeros_like(x)
-    model.eval()
-    try:
-        for _ in range(steps):
-            shift.requires_grad_(True)
-            scores = _scores(model, x + shift + noise)
-            # Summed, not averaged: then a row is the gradient of its image alone.
-            objective = len(x) * _soft_cross_entropy(scores, y)
-            (gradient,) = torch.autograd.grad(objective, shift)
-            length = gradient.flatten(1).norm(dim=1).clamp(min=FLOOR)
-            step = 2 * radius / steps * gradient / length[:, None, None, None]
-            moved = (x + shift.detach() + step).clamp(0, 1) - x
-            # The cube and the ball both contain the image: shrinking keeps the cube.
-            shift = moved.renorm(p=2, dim=0, maxnorm=radius)
-    finally:
-        model.train(mode)
-    return x + shift
+    noise = _noise(x, sigma, copies, generator)
+    reach = warmed(radius, warmup, epoch)
+    attacked = closest_adversarial_images(model, x, y, noise, radius=reach, steps=steps)
+    scores = copies_scores(model, attacked + noise)
+    return Loss(_cross_entropy(scores, y), _hits(scores, y))
 
 
 def _noise(x: Tensor, sigma: float, copies: int, generator: torch.Generator) -> Tensor:
@@ -268,19 +278,8 @@ def _noise(x: Tensor, sigma: float, copies: int, generator: torch.Generator) -> 
     return sigma * noise.normal_(generator=generator)
 
 
-def _scores(model: nn.Module, copies: Tensor) -> Tensor:
-    # All copies form one batch, also for the statistics of batch normalisations.
-    return model(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])
-
-
 def _cross_entropy(scores: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(scores.flatten(0, 1), y.repeat(len(scores)))
-
-
-def _soft_cross_entropy(scores: Tensor, y: Tensor) -> Tensor:
-    """Return −log of the mean over copies of the label's softmax score."""
-    mean_log = log_softmax(scores, dim=-1).logsumexp(dim=0) - log(len(scores))
-    return nll_loss(mean_log, y)
 
 
 def _hits(scores: Tensor, y: Tensor) -> Tensor:
@@ -296,5 +295,6 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "consistency": consistency,
     "macer": macer,
     "smoothadv": smoothadv,
+    "smoothadv-ddn": smoothadv_ddn,
 }
 """Losses by the name that the trainer and the command line know them by."""

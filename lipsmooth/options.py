@@ -24,8 +24,9 @@ LOSS_OPTIONS = (
     ("entropy", float, "consistency: weight of the mean score's entropy (0.5)"),
     ("inverse-temperature", float, "macer: factor on the logits in the hinge (16)"),
     ("margin", float, "macer: where the hinge ends (8)"),
-    ("radius", float, "smoothadv: L2 distance of the attack (0.5)"),
-    ("steps", int, "smoothadv: steps of the attack (2)"),
+    ("radius", float, "smoothadv…: L2 distance of the attack (0.5)"),
+    ("steps", int, "smoothadv…: steps of the attack (2, smoothadv-ddn 4)"),
+    ("warmup", int, "smoothadv…: epochs over which that distance grows (0)"),
 )
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
@@ -207,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
 def _loss_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loss", default="gaussian",
-        help="gaussian, consistency, macer or smoothadv (gaussian)",
+        help="gaussian, consistency, macer, smoothadv or smoothadv-ddn (gaussian)",
     )  # fmt: skip
     group = parser.add_argument_group(
         "options of the losses", "Those not given have the loss's own default."

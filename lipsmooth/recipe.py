@@ -21,6 +21,7 @@ EPOCHS, BATCH_SIZE, LEARNING_RATE = 60, 128, 3e-3
 _RANGES = {
     "copies": (1, True, True),
     "steps": (1, True, True),
+    "warmup": (0, True, True),
     "weight": (0, True, False),
     "entropy": (0, True, False),
     "radius": (0, True, False),
@@ -89,17 +90,31 @@ augmentation
         }  # fmt: skip
 
     def objective(
-        self, network: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator,
+        *,
+        epoch: int,
     ) -> Loss:
-        """Return the loss of one batch of clean images."""
+        """Return the loss of one batch of clean images, in an epoch counted from 0."""
         x = AUGMENTATIONS[self.augmentation](x, generator)
         loss = partial(LOSSES[self.loss], sigma=self.sigma, **self.options)
+        if "warmup" in self.options:
+            loss = partial(loss, epoch=epoch)
         return loss(network, x, y, generator=generator)
 
+    def before(self) -> dict[str, Any]:
+        """Return `BEFORE`, of the options only those that the loss has."""
+        known = BEFORE["loss_options"]
+        options = {k: known[k] for k in self.options if k in known}
+        return {**BEFORE, "loss_options": options}
 
-BEFORE = {
+
+BEFORE: dict[str, Any] = {
     "loss": "gaussian",
-    "loss_options": {"copies": 1},
+    "loss_options": {"copies": 1, "warmup": 0},
     "precision": "float32",
     "channels_last": False,
     "augmentation": "none",

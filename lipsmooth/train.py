@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lipsmooth import (
+    adversarial,
     augment,
     data,
     lipnets,
@@ -25,7 +26,6 @@ from lipsmooth.inference import check_precision
 from lipsmooth.models import build_model
 from lipsmooth.recipe import (
     BATCH_SIZE,
-    BEFORE,
     EPOCHS,
     LEARNING_RATE,
     Network,
@@ -73,7 +73,7 @@ def train_classifier(
         At the start of the schedule, positive.
     seed : int
         Of order and noise, at least 0. The initial weights are the model's own.
-    loss : {"gaussian", "consistency", "macer", "smoothadv"}
+    loss : {"gaussian", "consistency", "macer", "smoothadv", "smoothadv-ddn"}
         What is minimised, see `lipsmooth.losses`.
     precision : {"float32", "bfloat16"}
         Of the network, by autocast. Weights, loss and optimiser remain in float32.
@@ -94,8 +94,8 @@ def train_classifier(
     progress : bool
         Show a progress bar on standard error.
     **options
-        Of the loss: the keyword arguments that follow ``generator`` there. Those not
-        given keep their defaults; all are kept in the checkpoint.
+        Of the loss: the keyword arguments that follow ``generator`` there, without
+        ``epoch``. Those not given keep their defaults; all are kept in the checkpoint.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def train_classifier(
     history = run_epochs(
         model, train_epoch, epochs=epochs, settings=settings,
         parts={"optimizer": optimizer, "schedule": schedule}, checkpoint=checkpoint,
-        name=f"training σ={sigma:g}", progress=progress, before=BEFORE,
+        name=f"training σ={sigma:g}", progress=progress, before=run.before(),
     )  # fmt: skip
     model.to(memory_format=torch.contiguous_format).eval()
     return history
@@ -160,7 +160,7 @@ def _train_epoch(
     network.train()
     for rows in order.split(run.batch_size):
         x, y = (part.to(device) for part in dataset.tensors(rows))
-        loss, hits = run.objective(network, x, y, noise_rng)
+        loss, hits = run.objective(network, x, y, noise_rng, epoch=epoch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -240,8 +240,8 @@ augmentation
         )  # fmt: skip
 
     code = (
-        augment, data, lipnets, losses, models, normalize, recipe, released, resnet,
-        weightfiles,
+        adversarial, augment, data, lipnets, losses, models, normalize, recipe,
+        released, resnet, weightfiles,
     )  # fmt: skip
     return cached(
         f"{dataset.name}-{arch}-{sigma:g}", key,

@@ -8,8 +8,13 @@ from scipy.stats import entropy, norm
 from torch import nn
 
 from lipsmooth import losses
+from lipsmooth.adversarial import (
+    adversarial_images,
+    closest_adversarial_images,
+    warmed,
+)
 from lipsmooth.data import load_dataset
-from lipsmooth.losses import LOSSES, adversarial_images, gaussian
+from lipsmooth.losses import LOSSES, gaussian
 from lipsmooth.models import build_model, weights_digest
 from lipsmooth.train import train_classifier
 
@@ -117,6 +122,7 @@ GAUSSIAN_LIMITS = {
     "consistency": {"copies": 1, "weight": 10.0, "entropy": 0.0},
     "macer": {"copies": 1, "weight": 0.0},
     "smoothadv": {"copies": 1, "radius": 0.0},
+    "smoothadv-ddn": {"copies": 1, "radius": 0.0},
 }
 
 
@@ -134,6 +140,8 @@ class TestLimits:
         [
             ("consistency", {"weight": 0.0, "entropy": 0.0}),
             ("smoothadv", {"radius": 0.0, "steps": 5}),
+            ("smoothadv-ddn", {"radius": 0.0, "steps": 5}),
+            ("smoothadv-ddn", {"radius": 0.5, "steps": 1}),  # sees the image only
         ],
     )
     def test_more_copies(self, batch, name, options):
@@ -187,7 +195,7 @@ def test_the_mean_loss_is_above_the_loss_of_the_mean(batch):
 def test_gradients_agree_with_finite_differences(batch, name):
     model, x, y = batch
     # The attack is no part of the gradient: the attacked image is a constant.
-    options = {"radius": 0.0} if name == "smoothadv" else {}
+    options = {"radius": 0.0} if name.startswith("smoothadv") else {}
     options |= {"inverse_temperature": 2.0} if name == "macer" else {}
 
     def value(weights):
@@ -330,19 +338,20 @@ class TestAttack:
             expected = x - 0.25 * torch.tensor([0.6, 0.8]).double().reshape(x.shape)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
 
-    def test_leaves_statistics_mode_and_weights_alone(self, attackable):
+    @pytest.mark.parametrize("attack", [adversarial_images, closest_adversarial_images])
+    def test_leaves_statistics_mode_and_weights_alone(self, attackable, attack):
         model, x, y, noise = attackable
         model.train()
         try:
             before = weights_digest(model)
             model.zero_grad()
-            adversarial_images(model, x, y, noise, radius=0.5, steps=2)
+            attack(model, x, y, noise, radius=0.5, steps=2)
             assert weights_digest(model) == before
             assert model.training
             assert all(part.grad is None for part in model.parameters())
             wrong = y[:3]
             with pytest.raises(ValueError, match="batch_size"):
-                adversarial_images(model, x, wrong, noise, radius=0.5, steps=2)
+                attack(model, x, wrong, noise, radius=0.5, steps=2)
             assert model.training
         finally:
             model.eval()
@@ -371,6 +380,197 @@ class TestAttack:
         other = 0.25 * torch.randn((3, *x.shape), generator=generator(8))
         assert found.item() == pytest.approx(expected(drawn).item(), rel=1e-5)
         assert found.item() != pytest.approx(expected(other).item(), rel=1e-3)
+
+
+def test_a_warm_up_ends_at_the_radius():
+    """By the formula of the source: least of ρ and (epoch + 1) ρ / warmup."""
+    for warmup in (1, 2, 7):
+        for epoch in range(9):
+            expected = min(0.3, (epoch + 1) * 0.3 / warmup)
+            assert warmed(0.3, warmup, epoch) == pytest.approx(expected, rel=1e-15)
+        assert warmed(0.3, warmup, warmup - 1) == 0.3
+    assert warmed(0.3, 0, 0) == 0.3
+
+
+class Watched(Linear):
+    """Remembers at which images it was evaluated."""
+
+    def __init__(self, weights):
+        super().__init__(weights)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x.detach().numpy().copy())
+        return super().forward(x)
+
+
+def ddn_by_hand(w, x, *, radius, steps):
+    """Two classes ±w·(z − ½), noise-free, label 0: all images evaluated, in NumPy."""
+    shift, norm, path = np.zeros(2), radius, []
+    for k in range(steps):
+        path.append(x + shift)
+        wrong = (x + shift - 0.5) @ w < 0
+        rate = 0.01 + 0.99 * (1 + np.cos(np.pi * k / steps)) / 2
+        shift = shift - rate * w / np.linalg.norm(w)  # the slope of two linear classes
+        norm *= 0.95 if wrong else 1.05
+        norm = min(norm, np.linalg.norm(np.maximum(x, 1 - x)))
+        shift *= norm / np.linalg.norm(shift)
+        shift = np.clip(x + shift, 0, 1) - x
+    return path
+
+
+def pixels(*values):
+    return torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1, 2)
+
+
+class Centred(Watched):
+    """Two classes, divided by a line through the middle of the square."""
+
+    def forward(self, x):
+        return super().forward(x - 0.5)
+
+
+class TestClosestAttack:
+    NORMAL = np.array([0.6, 0.8])
+    WEIGHTS = 5 * np.stack([NORMAL, -NORMAL])
+
+    def far(self, x):
+        return float((x.flatten().numpy() - 0.5) @ self.NORMAL)
+
+    @pytest.mark.parametrize(
+        "radius", [0.1, 0.4, 1.4]
+    )  # all right, some, from a corner
+    def test_steps_by_hand(self, radius):
+        model, x = Centred(self.WEIGHTS), pixels(0.7, 0.6)
+        closest_adversarial_images(
+            model,
+            x,
+            torch.tensor([0]),
+            torch.zeros(1, *x.shape),
+            radius=radius,
+            steps=7,
+        )
+        seen = np.array([z.reshape(2) + 0.5 for z in model.seen])
+        path = ddn_by_hand(self.NORMAL, x.flatten().numpy(), radius=radius, steps=7)
+        np.testing.assert_allclose(seen, path, atol=1e-9)
+        norms = np.linalg.norm(seen - seen[0], axis=1)
+        wrong = (seen - 0.5) @ self.NORMAL < 0
+        assert wrong.any() == (radius > 0.1)
+        if radius < 1:  # else the cube cuts the shift, and its norm with it
+            assert norms[1] == pytest.approx(1.05 * radius)  # the clean image was right
+            assert ((norms[2:] > norms[1:-1]) == ~wrong[1:-1]).all()
+
+    def test_finds_the_distance_of_a_hyperplane(self):
+        """Also with noise, if it is symmetric: there the mean scores are equal."""
+        model, x = Centred(self.WEIGHTS), pixels(0.7, 0.6)
+        half = 0.3 * torch.randn((3, *x.shape), generator=generator(), dtype=x.dtype)
+        for noise in (torch.zeros(1, *x.shape), torch.cat([half, -half])):
+            found = closest_adversarial_images(
+                model, x, torch.tensor([0]), noise, radius=1.0, steps=100
+            )
+            distance = (found - x).norm().item()
+            assert 1 < distance / self.far(x) < 1.01
+            assert self.far(found) < 0
+            few = closest_adversarial_images(
+                model, x, torch.tensor([0]), noise, radius=1.0, steps=10
+            )
+            assert (few - x).norm().item() > 1.1 * self.far(x)  # not by luck
+
+    def test_a_distance_beyond_the_cap_is_cut(self):
+        model, x = Centred(self.WEIGHTS), pixels(0.7, 0.6)
+        label, noise = torch.tensor([0]), torch.zeros(1, *x.shape)
+        distance = self.far(x)
+        grown = 1.1 * 1.05 * 0.95 * 0.95
+        for share, moved in ((0.5, 0.0), (0.97, 0.97), (0.9, 0.9), (1.1, grown)):
+            found = closest_adversarial_images(
+                model, x, label, noise, radius=share * distance, steps=4
+            )
+            shift = (x - found).flatten().numpy()
+            expected = moved * distance * self.NORMAL
+            np.testing.assert_allclose(shift, expected, atol=1e-6)
+
+    def test_wrong_images_and_vanishing_gradients_stay(self):
+        x = pixels(0.7, 0.6)
+        for weights, label in ((self.WEIGHTS, 1), (0 * self.WEIGHTS, 0)):
+            found = closest_adversarial_images(
+                Centred(weights), x, torch.tensor([label]),
+                torch.zeros(1, *x.shape), radius=1.0, steps=5,
+            )  # fmt: skip
+            assert torch.equal(found, x)
+
+    @pytest.mark.parametrize("radius", [0.1, 0.5, 2.0])
+    def test_stays_in_the_ball_and_in_the_cube_and_defeats(self, attackable, radius):
+        model, x, y, noise = attackable
+        found = closest_adversarial_images(model, x, y, noise, radius=radius, steps=6)
+        moved = (found - x).flatten(1).norm(dim=1)
+        assert moved.max() <= radius * (1 + 1e-5)
+        assert found.min() >= -1e-6
+        assert found.max() <= 1 + 1e-6
+        clean, after = (answers(model, z, noise) == y for z in (x, found))
+        assert (moved[~clean] == 0).all()
+        short = (moved > 0) & (moved < radius * (1 - 1e-5))
+        assert not after[short].any()  # the others were cut, or not found
+        before, with_attack = (soft_loss(model, z, y, noise) for z in (x, found))
+        assert (with_attack > before)[(moved > 0).numpy()].all()
+        assert (moved > 0).any() or radius < 0.2
+
+    def test_is_closer_than_projected_gradient(self, attackable):
+        model, x, y, noise = attackable
+        settings = {"radius": 2.0, "steps": 25}
+        pgd = adversarial_images(model, x, y, noise, **settings)
+        ddn = closest_adversarial_images(model, x, y, noise, **settings)
+        right = answers(model, x, noise) == y
+        assert not (answers(model, ddn, noise) == y)[right].any()
+        far, near = ((z - x).flatten(1).norm(dim=1)[right] for z in (pgd, ddn))
+        assert (near < far).all()
+        assert near.mean() < 0.7 * far.mean()
+
+    def test_an_image_is_attacked_alone(self, attackable):
+        model, x, y, noise = attackable
+        settings = {"radius": 0.5, "steps": 5}
+        together = closest_adversarial_images(model, x, y, noise, **settings)
+        moved = (together - x).flatten(1).norm(dim=1)
+        one = int(moved.argmax())
+        alone = closest_adversarial_images(
+            model, x[one, None], y[one, None], noise[:, one, None], **settings
+        )
+        assert moved[one] > 0.1
+        torch.testing.assert_close(alone[0], together[one], rtol=0, atol=1e-4)
+
+    @pytest.mark.parametrize("change", [0.0, 1.0, -0.1, float("nan")])
+    def test_bad_change(self, batch, change):
+        model, x, y = batch
+        with pytest.raises(ValueError, match=r"change must lie in \(0, 1\), got"):
+            closest_adversarial_images(
+                model,
+                x,
+                y,
+                torch.zeros(1, *x.shape),
+                radius=1.0,
+                steps=1,
+                change=change,
+            )
+
+    def test_training_uses_the_noise_of_the_attack(self, attackable):
+        model, x, y, _ = attackable
+        drawn = 0.25 * torch.randn((3, *x.shape), generator=generator())
+        attacked = closest_adversarial_images(model, x, y, drawn, radius=0.5, steps=4)
+        scores = model((attacked + drawn).flatten(0, 1))
+        expected = nn.functional.cross_entropy(scores, y.repeat(3)).item()
+        settings = {"sigma": 0.25, "copies": 3}
+        value = losses.smoothadv_ddn(
+            model, x, y, generator=generator(), radius=0.5, **settings
+        ).value.item()
+        assert value == pytest.approx(expected, rel=1e-5)
+        plain = losses.gaussian(model, x, y, generator=generator(), **settings)
+        assert value > plain.value.item() + 0.01
+
+
+def answers(model, x, noise):
+    """Return the class of the largest mean softmax score, per image."""
+    with torch.no_grad():
+        scores = model((x + noise).flatten(0, 1)).unflatten(0, noise.shape[:2])
+    return scores.double().softmax(dim=-1).mean(dim=0).argmax(dim=-1)
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from lipsmooth import models, train
+from lipsmooth import losses, models, train
 from lipsmooth.cli import main
-from lipsmooth.data import load_dataset
+from lipsmooth.data import Images, load_dataset
 from lipsmooth.inference import check_precision
 from lipsmooth.losses import LOSSES
 from lipsmooth.models import (
@@ -35,7 +35,29 @@ SMALL = {
     "consistency": {"copies": 2, "weight": 5.0},
     "macer": {"copies": 2, "weight": 2.0},
     "smoothadv": {"copies": 1, "radius": 0.25, "steps": 1},
+    "smoothadv-ddn": {"copies": 1, "radius": 0.25, "steps": 2, "warmup": 2},
 }
+
+
+ATTACKS = {
+    "smoothadv": "adversarial_images",
+    "smoothadv-ddn": "closest_adversarial_images",
+}
+
+
+def interrupt(monkeypatch, digits, path, **settings):
+    """Train a network for one epoch and leave the checkpoint."""
+    once = train._train_epoch
+
+    def stop(*args, epoch, **kwargs):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return once(*args, epoch=epoch, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_train_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier(fresh(), digits, checkpoint=path, **settings)
 
 
 class TestOptions:
@@ -81,6 +103,10 @@ class TestOptions:
             ("consistency", {"entropy": "much"}, r"entropy must be .* got 'much'"),
             ("smoothadv", {"steps": 0}, r"steps must be a whole number, .* got 0"),
             ("smoothadv", {"radius": float("inf")}, r"radius must be .* got inf"),
+            ("smoothadv", {"warmup": 1.5}, r"warmup must be a whole .* got 1\.5"),
+            ("smoothadv-ddn", {"warmup": -1}, r"warmup must be .* at least 0; got -1"),
+            ("smoothadv-ddn", {"epoch": 3}, r"has no option 'epoch'; .* warmup"),
+            ("macer", {"warmup": 2}, r"'macer' has no option 'warmup'"),
         ],
     )
     def test_bad_options_are_refused_before_anything_happens(
@@ -112,27 +138,51 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match=r"loss_options = .*, not .*'copies': 3"):
             train_classifier(fresh(), digits, checkpoint=path, **changed)
 
-    @pytest.mark.parametrize("loss", ["macer", "smoothadv"])
+    @pytest.mark.parametrize("loss", ["macer", "smoothadv", "smoothadv-ddn"])
     def test_an_interrupted_training_ends_as_an_uninterrupted_one(
         self, digits, tmp_path, monkeypatch, loss
     ):
         settings = {**QUICK, "epochs": 2, "loss": loss, **SMALL[loss]}
         whole, path = fresh(), tmp_path / "m.pt"
         train_classifier(whole, digits, **settings)
-        once = train._train_epoch
-
-        def stop(*args, epoch, **kwargs):
-            if epoch == 1:
-                raise KeyboardInterrupt
-            return once(*args, epoch=epoch, **kwargs)
-
-        monkeypatch.setattr(train, "_train_epoch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train_classifier(fresh(), digits, checkpoint=path, **settings)
-        monkeypatch.undo()
+        interrupt(monkeypatch, digits, path, **settings)
         resumed = fresh()
         train_classifier(resumed, digits, checkpoint=path, **settings)
         assert weights_digest(resumed) == weights_digest(whole)
+        if "warmup" in SMALL[loss]:
+            settings["warmup"] = 0  # the second epoch is the same, the first is not
+            train_classifier(plain := fresh(), digits, **settings)
+            assert weights_digest(plain) != weights_digest(whole)
+
+    @pytest.mark.parametrize("loss", list(ATTACKS))
+    def test_the_radius_grows_epoch_by_epoch_also_if_interrupted(
+        self, digits, tmp_path, monkeypatch, loss
+    ):
+        attack, radii = getattr(losses, ATTACKS[loss]), []
+
+        def note(*args, radius, **kwargs):
+            radii.append(radius)
+            return attack(*args, radius=radius, **kwargs)
+
+        monkeypatch.setattr(losses, ATTACKS[loss], note)
+        few = Images(
+            "few", "train", digits.classes, *map(np.asarray, digits.tensors(range(64)))
+        )
+        settings = {**QUICK, **SMALL[loss], "loss": loss, "radius": 0.75}
+        for warmup, expected in (
+            (3, [0.25, 0.5, 0.75, 0.75]),
+            (1, [0.75] * 4),  # as in the source, where 1 means none
+            (0, [0.75] * 4),
+        ):
+            settings |= {"epochs": 4, "warmup": warmup}  # of a single batch
+            train_classifier(fresh(), few, **settings)
+            assert radii == pytest.approx(expected)
+            radii.clear()
+        settings["warmup"], path = 3, tmp_path / "m.pt"
+        interrupt(monkeypatch, few, path, **settings)
+        assert radii == pytest.approx([0.25])
+        train_classifier(fresh(), few, checkpoint=path, **settings)
+        assert radii == pytest.approx([0.25, 0.5, 0.75, 0.75])
 
     def test_one_from_before_losses_is_gaussian(self, digits, tmp_path):
         path = tmp_path / "m.pt"
@@ -144,6 +194,19 @@ class TestCheckpoint:
         assert train_classifier(fresh(), digits, checkpoint=path, **QUICK) == history
         with pytest.raises(ValueError, match=r"loss = 'gaussian', not 'macer'"):
             train_classifier(fresh(), digits, checkpoint=path, loss="macer", **QUICK)
+
+    def test_one_from_before_warm_ups_has_none(self, digits, tmp_path, monkeypatch):
+        settings = {**QUICK, "epochs": 2, "loss": "smoothadv", **SMALL["smoothadv"]}
+        whole, resumed, path = fresh(), fresh(), tmp_path / "m.pt"
+        train_classifier(whole, digits, **settings)
+        interrupt(monkeypatch, digits, path, **settings)
+        content = read_checkpoint(path)
+        assert content["metadata"]["loss_options"].pop("warmup") == 0
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r"'warmup': 0, .*, not .*'warmup': 3}"):
+            train_classifier(fresh(), digits, checkpoint=path, warmup=3, **settings)
+        train_classifier(resumed, digits, checkpoint=path, **settings)
+        assert weights_digest(resumed) == weights_digest(whole)
 
     def test_the_cache_tells_losses_options_and_precisions_apart(
         self, tmp_path, monkeypatch
@@ -286,11 +349,11 @@ class TestCommand:
         command = [
             "train", path, "--sigma", "0.25", "--epochs", "1", "--quiet",
             "--loss", "smoothadv", "--copies", "1", "--radius", "0.25",
-            "--channels-last",
+            "--warmup", "3", "--channels-last",
         ]  # fmt: skip
         assert main(command) == 0
         _, metadata = load_checkpoint(path)
-        expected = {"copies": 1, "radius": 0.25, "steps": 2}
+        expected = {"copies": 1, "radius": 0.25, "steps": 2, "warmup": 3}
         assert metadata["loss_options"] == expected
         assert metadata["channels_last"] is True
 
