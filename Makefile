@@ -89,9 +89,9 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/python book/build.py adopt
 
-# make notebook NOTEBOOK=02_neyman_pearson P="-p alpha 0.05"
+# make notebook NOTEBOOK=02_neyman_pearson P="-p alpha 0.05" [PRESET=smoke]
 notebook: $(STAMP)
-	$(BIN)/python book/build.py notebook $(NOTEBOOK) $(P)
+	$(BIN)/python book/build.py notebook $(NOTEBOOK) --preset $(PRESET) $(P)
 
 # Resolves requirements.txt anew, in an environment of its own, and looks up the hashes.
 lock:

@@ -43,7 +43,7 @@ from execution import (
     run_notebooks,
 )
 from filelock import FileLock
-from presets import read_assignments, read_preset
+from presets import preset_for, read_assignments
 
 ROOT = Path(__file__).resolve().parents[1]
 EDITIONS = ("instructor", "student")
@@ -102,12 +102,15 @@ class Book:
                 text = text.replace(before.source, after.source)
             notebook.source.write_text(text, encoding="utf-8")
 
-    def parameters(self):
-        """Return each notebook with its parameters under the preset, names checked."""
+    def chosen(self):
+        """Return {notebook: {parameter: value}} of the preset, names checked."""
         path = self.root / "notebooks" / "params" / f"{self.preset}.yml"
-        notebooks = self.notebooks()
-        chosen = read_preset(path, [notebook.stem for notebook in notebooks])
-        return [(n, n.parameters(chosen.get(n.stem) or {})) for n in notebooks]
+        return preset_for([notebook.stem for notebook in self.notebooks()], path)
+
+    def parameters(self):
+        """Return each notebook with its parameters under the preset."""
+        chosen = self.chosen()
+        return [(n, n.parameters(chosen[n.stem])) for n in self.notebooks()]
 
     def stale(self):
         """Return the tasks whose results are missing or computed from other inputs."""
@@ -203,8 +206,8 @@ class Book:
     def _render_key(self):
         """Digest everything that the pages are made from."""
         patterns = ["_config.yml", "_toc.yml", "genindex.md", "requirements.txt"]
-        patterns += ["constraints.txt"]
-        patterns += ["book/**/*", "lipsmooth/*.py", "notebooks/*.ipynb"]
+        patterns += ["constraints.txt", "book/**/*", "lipsmooth/*.py"]
+        patterns += ["notebooks/*.ipynb"]
         files = [path for pattern in patterns for path in self.root.glob(pattern)]
         files += map(self.executed_path, self.notebooks())
         return digest_files(self.root, files)
@@ -247,17 +250,16 @@ class Book:
         print(f"no fault: {self.html_dir}")
 
 
-def run_one(name, assignments, preset="book"):
+def run_one(book, name, assignments):
     """Execute one notebook under given parameters, beside the book's own results."""
-    book = Book(preset=preset)
     found = {notebook.stem: notebook for notebook in book.notebooks()}
     stem = Path(name).stem
     if stem not in found:
         raise BuildError(f"no notebook named {stem!r}; there are {', '.join(found)}")
-    chosen = read_assignments(assignments)
+    chosen = {**book.chosen()[stem], **read_assignments(assignments)}
     output = book.build_dir / "notebooks" / f"{stem}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
-    shop = Workshop(book.root, preset)
+    shop = Workshop(book.root, book.preset)
     task = shop.task(found[stem], found[stem].parameters(chosen), output)
     run_notebooks([task], jobs=1)
     print(f"executed: {output}")
@@ -286,11 +288,10 @@ def main(arguments=None):
     try:
         book = Book(preset=options.preset, edition=options.edition)
         if options.step == "notebook":
-            run_one(options.name, options.assignments or [], options.preset)
-        elif options.step in ("build", "execute"):
-            getattr(book, options.step)(options.jobs)
+            run_one(book, options.name, options.assignments or [])
         else:
-            getattr(book, options.step)()
+            given = [options.jobs] if options.step in ("build", "execute") else []
+            getattr(book, options.step)(*given)
     except BuildError as error:
         sys.exit(f"error: {error}")
 

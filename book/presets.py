@@ -27,15 +27,29 @@ def read_assignments(pairs):
     return chosen
 
 
-def read_preset(path, stems=None):
+def preset_for(stems, path):
+    """Return {notebook: {parameter: value}} of a preset, for each of the notebooks.
+
+    Raises
+    ------
+    BuildError
+        Where `read_preset` does, or if the file names another notebook.
+    """
+    chosen = read_preset(path)
+    if unknown := sorted(set(chosen) - set(stems)):
+        unknown, known = ", ".join(unknown), ", ".join(stems)
+        raise BuildError(f"{path}: no notebook named {unknown}; _toc.yml has {known}")
+    return {stem: chosen.get(stem) or {} for stem in stems}
+
+
+def read_preset(path):
     """Return {notebook: {parameter: value}} of a preset.
 
     Raises
     ------
     BuildError
-        If the file is no YAML of that form, names a notebook that is not among
-        ``stems`` where they are given, or has a value that is neither plain nor a list
-        of plain ones, at most `MOST_VALUES` in all.
+        If the file is no YAML of that form, or a value neither plain nor a list of
+        plain ones, at most `MOST_VALUES` in all.
     """
     try:
         chosen = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -56,7 +70,4 @@ def read_preset(path, stems=None):
             raise BuildError(f"{path}: a value is a {type(value).__name__}")
         if len(values) > MOST_VALUES:
             raise BuildError(f"{path} has more than {MOST_VALUES} values")
-    if stems is not None and (unknown := sorted(set(chosen) - set(stems))):
-        unknown, known = ", ".join(unknown), ", ".join(stems)
-        raise BuildError(f"{path}: no notebook named {unknown}; _toc.yml has {known}")
     return chosen

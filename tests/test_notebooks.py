@@ -9,7 +9,7 @@ import sys
 import nbformat
 import pytest
 import yaml
-from build import Book
+from build import Book, run_one
 from conftest import ROOT
 from execution import PRESETS, BuildError, Notebook, Workshop
 
@@ -300,6 +300,19 @@ def test_an_outdated_pair_is_noticed(tiny):
     (notebook,) = tiny.generate()
     notebook.source.write_text(TINY.replace("1 / n", "2 / n"))
     assert not Notebook(notebook.source).pair_agrees()
+
+
+def test_one_notebook_takes_the_preset_and_what_is_given(tiny, capsys):
+    tiny.generate()
+    (tiny.root / "notebooks/params/smoke.yml").write_text("01_tiny: {n: 4, alpha: 0.1}")
+    run_one(tiny, "01_tiny", [("alpha", "0.05")])
+    node = nbformat.read(tiny.build_dir / "notebooks/01_tiny.ipynb", as_version=4)
+    parameters = node.metadata["lipsmooth"]["parameters"]
+    assert (parameters["n"], parameters["alpha"], parameters["seed"]) == (4, 0.05, 0)
+    assert [o.text for c in node.cells for o in c.get("outputs", [])] == ["0.25\n"]
+    assert "01_tiny" in capsys.readouterr().out
+    with pytest.raises(BuildError, match="no notebook named '02_huge'; there are 01_t"):
+        run_one(tiny, "notebooks/02_huge.md", [])
 
 
 @pytest.mark.parametrize(
