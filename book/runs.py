@@ -59,7 +59,7 @@ SCALES = {
     },
 }  # fmt: skip
 SIGMAS = ("0.25", "0.50", "1.00")
-LEVELS = ("0.12", *SIGMAS)  # of the networks whose votes are counted
+LEVELS = ("0.12", *SIGMAS)  # of votes and scores
 DENOISER = "denoiser.pt"  # in a command, for the path that is found
 MAPS = "hardmax softmax:0.25 softmax:1 sparsemax:0.5"
 SOFT = "hardmax sparsemax:0.25 sparsemax:0.5 sparsemax:1 sparsemax:2"
@@ -75,7 +75,7 @@ def runs(scale: dict) -> dict[str, tuple[str, str]]:
         found[f"decisions-{s}-r{s}"] = (
             f"network-{s}", f"sample {votes} -n 100000 --target-radius {s}",
         )  # fmt: skip
-    for s in SIGMAS:
+    for s in LEVELS:
         found[f"moments-{s}"] = (
             f"network-{s}", f"sample {votes} -n {scale['moments']} --maps {MAPS}",
         )  # fmt: skip
@@ -100,7 +100,7 @@ def runs(scale: dict) -> dict[str, tuple[str, str]]:
         found[f"margins-{s}"] = (
             f"lipschitz-network-{s}", f"margins --images {scale['images']}",
         )  # fmt: skip
-    found["attack-0.50"] = "network-0.50", f"attack --images {scale['images']}"
+    found["attack-0.50"] = "network-0.50", f"attack --images {scale['few']}"
     return found
 
 
