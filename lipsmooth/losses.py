@@ -75,8 +75,7 @@ def gaussian(
     ----------
     Cohen, Rosenfeld and Kolter (2019), section 3.3.
     """
-    scores = copies_scores(model, x + _noise(x, sigma, copies, generator))
-    return Loss(_cross_entropy(scores, y), _hits(scores, y))
+    return _plain(model, x + _noise(x, sigma, copies, generator), y)
 
 
 def consistency(
@@ -174,8 +173,7 @@ def macer(
     own = torch.zeros_like(soft, dtype=torch.bool).scatter_(1, y[:, None], True)
     rivals = soft.masked_fill(own, 0)
     xi = -_quantile(rivals.sum(dim=1)) - _quantile(rivals.amax(dim=1))
-    right = soft.detach().argmax(dim=1) == y
-    hinge = (margin - xi).clamp(min=0) * right
+    hinge = (margin - xi).clamp(min=0) * (soft.detach().argmax(dim=1) == y)
     return Loss(value + weight * sigma / 2 * hinge.mean(), _hits(scores, y))
 
 
@@ -224,8 +222,7 @@ def smoothadv(
     noise = _noise(x, sigma, copies, generator)
     reach = warmed(radius, warmup, epoch)
     attacked = adversarial_images(model, x, y, noise, radius=reach, steps=steps)
-    scores = copies_scores(model, attacked + noise)
-    return Loss(_cross_entropy(scores, y), _hits(scores, y))
+    return _plain(model, attacked + noise, y)
 
 
 def smoothadv_ddn(
@@ -268,14 +265,17 @@ def smoothadv_ddn(
     noise = _noise(x, sigma, copies, generator)
     reach = warmed(radius, warmup, epoch)
     attacked = closest_adversarial_images(model, x, y, noise, radius=reach, steps=steps)
-    scores = copies_scores(model, attacked + noise)
-    return Loss(_cross_entropy(scores, y), _hits(scores, y))
+    return _plain(model, attacked + noise, y)
 
 
 def _noise(x: Tensor, sigma: float, copies: int, generator: torch.Generator) -> Tensor:
-    shape = (copies, *x.shape)
-    noise = torch.empty(shape, dtype=x.dtype, device=x.device)
+    noise = torch.empty((copies, *x.shape), dtype=x.dtype, device=x.device)
     return sigma * noise.normal_(generator=generator)
+
+
+def _plain(model: nn.Module, copies: Tensor, y: Tensor) -> Loss:
+    scores = copies_scores(model, copies)
+    return Loss(_cross_entropy(scores, y), _hits(scores, y))
 
 
 def _cross_entropy(scores: Tensor, y: Tensor) -> Tensor:
